@@ -1,0 +1,54 @@
+"""albert-fast: ALBERT as compiled graphs, in engine files, with the proof of how close they are to the original.
+
+Nothing is imported until it is asked for; ``import albert_fast`` itself costs milliseconds.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "AlbertConfig": "albert_fast.config",
+    "AlbertModel": "albert_fast.model",
+    "AlbertForPreTraining": "albert_fast.heads",
+    "AlbertForMaskedLM": "albert_fast.heads",
+    "AlbertForSequenceClassification": "albert_fast.heads",
+    "AlbertForTokenClassification": "albert_fast.heads",
+    "AlbertForQuestionAnswering": "albert_fast.heads",
+    "AlbertForMultipleChoice": "albert_fast.heads",
+    "Batch": "albert_fast.batch",
+    "ShapeProfile": "albert_fast.batch",
+    "CheckpointError": "albert_fast.errors",
+    "EngineError": "albert_fast.errors",
+    "MissingDependencyError": "albert_fast.errors",
+}
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'albert_fast' has no attribute {name!r}; it has {', '.join(_PUBLIC)}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from albert_fast.batch import Batch as Batch
+    from albert_fast.batch import ShapeProfile as ShapeProfile
+    from albert_fast.config import AlbertConfig as AlbertConfig
+    from albert_fast.errors import CheckpointError as CheckpointError
+    from albert_fast.errors import EngineError as EngineError
+    from albert_fast.errors import MissingDependencyError as MissingDependencyError
+    from albert_fast.heads import AlbertForMaskedLM as AlbertForMaskedLM
+    from albert_fast.heads import AlbertForMultipleChoice as AlbertForMultipleChoice
+    from albert_fast.heads import AlbertForPreTraining as AlbertForPreTraining
+    from albert_fast.heads import AlbertForQuestionAnswering as AlbertForQuestionAnswering
+    from albert_fast.heads import AlbertForSequenceClassification as AlbertForSequenceClassification
+    from albert_fast.heads import AlbertForTokenClassification as AlbertForTokenClassification
+    from albert_fast.model import AlbertModel as AlbertModel

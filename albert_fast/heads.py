@@ -1,0 +1,377 @@
+"""The task heads: one class each, named as in ``transformers``, and the table that knows them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from albert_fast import functional
+from albert_fast.config import AlbertConfig
+from albert_fast.model import AlbertModel, AlbertPreTrainedModel, affine
+from albert_fast.outputs import (
+    AlbertForPreTrainingOutput,
+    BaseModelOutputWithPooling,
+    MaskedLMOutput,
+    MultipleChoiceModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+    returned,
+)
+
+TIED_DECODER = {
+    "predictions.decoder.weight": "albert.embeddings.word_embeddings.weight",
+    "predictions.decoder.bias": "predictions.bias",
+}
+
+
+class AlbertMLMHead(nn.Module):
+    """Hidden states -> scores over the vocabulary; the decoder's weight is the word table."""
+
+    def __init__(self, config: AlbertConfig) -> None:
+        super().__init__()
+        self.activation = functional.ACTIVATIONS[config.hidden_act]
+        self.LayerNorm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.dense = nn.Linear(config.hidden_size, config.embedding_size)
+        self.decoder = nn.Linear(config.embedding_size, config.vocab_size)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """``[..., hidden_size]`` -> ``[..., vocab_size]``."""
+        return functional.masked_lm_logits(
+            hidden_states, affine(self.dense), affine(self.LayerNorm), affine(self.decoder),
+            activation=self.activation, layer_norm_eps=self.LayerNorm.eps,
+        )  # fmt: skip
+
+
+class AlbertSOPHead(nn.Module):
+    """Pooled output -> scores for "in order" and "swapped"."""
+
+    def __init__(self, config: AlbertConfig) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(config.classifier_dropout_prob or 0.0)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(self, pooled_output: Tensor) -> Tensor:
+        """``[B, hidden_size]`` -> ``[B, num_labels]``."""
+        logits: Tensor = self.classifier(self.dropout(pooled_output))
+        return logits
+
+
+class _WithEncoder(AlbertPreTrainedModel):
+    """A head's common part: the encoder, and how its arguments and outputs pass through."""
+
+    needs_pooler = True
+
+    def __init__(self, config: AlbertConfig, *, attn_implementation: str = "auto") -> None:
+        super().__init__(config, attn_implementation=attn_implementation)
+        self.albert = AlbertModel(config, self.needs_pooler, attn_implementation=attn_implementation)
+        self.add_head(config)
+        if self.albert.device.type != "meta":
+            self.init_weights()
+
+    def add_head(self, config: AlbertConfig) -> None:
+        """Make the head's modules; runs once, before the weights are initialised."""
+        raise NotImplementedError
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The word table."""
+        return self.albert.embeddings.word_embeddings
+
+    def encode(self, *inputs: Tensor | None, **options: Any) -> BaseModelOutputWithPooling:
+        output: BaseModelOutputWithPooling = self.albert(*inputs, return_dict=True, **options)
+        return output
+
+    def _returned(self, output: Any, return_dict: bool | None) -> Any:
+        return returned(output, self.config.return_dict if return_dict is None else return_dict)
+
+
+class AlbertForPreTraining(_WithEncoder):
+    """Masked-LM and sentence-order heads, as in pretraining."""
+
+    tied_weights = TIED_DECODER
+
+    def add_head(self, config: AlbertConfig) -> None:
+        self.predictions = AlbertMLMHead(config)
+        self.sop_classifier = AlbertSOPHead(config)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        sentence_order_label: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """``labels`` ``[B, S]`` (-100 ignored) and ``sentence_order_label`` ``[B]`` together give the summed loss."""
+        out = self.encode(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+        prediction_logits, sop_logits = (
+            self.predictions(out.last_hidden_state),
+            self.sop_classifier(out.pooler_output),
+        )
+        loss = None
+        if labels is not None and sentence_order_label is not None:
+            loss = cross_entropy(prediction_logits, labels) + cross_entropy(sop_logits, sentence_order_label)
+        return self._returned(
+            AlbertForPreTrainingOutput(loss, prediction_logits, sop_logits, out.hidden_states, out.attentions),
+            return_dict,
+        )
+
+
+class AlbertForMaskedLM(_WithEncoder):
+    """Scores over the vocabulary for every token."""
+
+    tied_weights = TIED_DECODER
+    needs_pooler = False
+
+    def add_head(self, config: AlbertConfig) -> None:
+        self.predictions = AlbertMLMHead(config)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """``labels`` ``[B, S]`` int64 gives ``loss``, the mean cross-entropy over labels other than -100."""
+        out = self.encode(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+        logits = self.predictions(out.last_hidden_state)
+        loss = None if labels is None else cross_entropy(logits, labels)
+        return self._returned(MaskedLMOutput(loss, logits, out.hidden_states, out.attentions), return_dict)
+
+
+class AlbertForSequenceClassification(_WithEncoder):
+    """One label, several labels, or numbers for a text or a pair of texts."""
+
+    def add_head(self, config: AlbertConfig) -> None:
+        self.num_labels = config.num_labels
+        self.dropout = nn.Dropout(config.classifier_dropout_prob or 0.0)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """``labels``: ``[B]`` int64 (single label), ``[B, num_labels]`` float (multi label), or float (regression).
+
+        The config's ``problem_type`` decides which; None infers it from ``num_labels`` and the labels' dtype.
+        """
+        out = self.encode(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+        logits = self.classifier(self.dropout(out.pooler_output))
+        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
+        return self._returned(SequenceClassifierOutput(loss, logits, out.hidden_states, out.attentions), return_dict)
+
+
+class AlbertForTokenClassification(_WithEncoder):
+    """One label for every token."""
+
+    needs_pooler = False
+
+    def add_head(self, config: AlbertConfig) -> None:
+        self.num_labels = config.num_labels
+        p = config.classifier_dropout_prob
+        self.dropout = nn.Dropout(config.hidden_dropout_prob if p is None else p)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """``labels`` ``[B, S]`` int64 gives ``loss``; -100 is ignored."""
+        out = self.encode(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+        logits = self.classifier(self.dropout(out.last_hidden_state))
+        loss = None if labels is None else cross_entropy(logits, labels)
+        return self._returned(TokenClassifierOutput(loss, logits, out.hidden_states, out.attentions), return_dict)
+
+
+class AlbertForQuestionAnswering(_WithEncoder):
+    """Scores for where the answer starts and ends."""
+
+    needs_pooler = False
+
+    def add_head(self, config: AlbertConfig) -> None:
+        if config.num_labels != 2:
+            raise ValueError(
+                f"question answering needs num_labels 2 (start and end), the config has {config.num_labels}"
+            )
+        self.num_labels = config.num_labels
+        self.qa_outputs = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """``start_positions`` and ``end_positions`` ``[B]`` together give ``loss``; those past the text are ignored."""
+        out = self.encode(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+        start_logits, end_logits = self.qa_outputs(out.last_hidden_state).unbind(-1)
+        start_logits, end_logits = start_logits.contiguous(), end_logits.contiguous()
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = (span_loss(start_logits, start_positions) + span_loss(end_logits, end_positions)) / 2
+        return self._returned(
+            QuestionAnsweringModelOutput(loss, start_logits, end_logits, out.hidden_states, out.attentions),
+            return_dict,
+        )
+
+
+class AlbertForMultipleChoice(_WithEncoder):
+    """One score for each of several choices; inputs are ``[B, choices, S]``."""
+
+    def add_head(self, config: AlbertConfig) -> None:
+        self.dropout = nn.Dropout(config.classifier_dropout_prob or 0.0)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """``labels`` ``[B]`` int64, the right choice's number, gives ``loss``."""
+        source = input_ids if input_ids is not None else inputs_embeds
+        if source is None or source.dim() < 3:
+            found = None if source is None else list(source.shape)
+            raise ValueError(f"multiple choice takes input_ids of shape [batch, choices, length], found {found}")
+        num_choices = source.shape[1]
+        flat = [
+            None if t is None else t.flatten(0, 1) for t in (input_ids, attention_mask, token_type_ids, position_ids)
+        ]
+        out = self.encode(
+            *flat, None if inputs_embeds is None else inputs_embeds.flatten(0, 1),
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+        logits = self.classifier(self.dropout(out.pooler_output)).view(-1, num_choices)
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        return self._returned(MultipleChoiceModelOutput(loss, logits, out.hidden_states, out.attentions), return_dict)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy over all labels but -100; ``logits`` ``[..., classes]``, ``labels`` ``[...]`` int64."""
+    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1))
+
+
+def span_loss(logits: Tensor, positions: Tensor) -> Tensor:
+    """Cross-entropy over positions; a position at or past the end is ignored."""
+    length = logits.size(1)
+    return F.cross_entropy(logits, positions.reshape(-1).clamp(0, length), ignore_index=length)
+
+
+def regression_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean squared error; a single output is compared as a plain number."""
+    return F.mse_loss(logits.squeeze(), labels.squeeze()) if logits.shape[-1] == 1 else F.mse_loss(logits, labels)
+
+
+CLASSIFICATION_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "regression": regression_loss,
+    "single_label_classification": cross_entropy,
+    "multi_label_classification": F.binary_cross_entropy_with_logits,
+}
+
+
+def classification_loss(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
+    """The loss of ``problem_type``; None infers it as ``transformers`` does."""
+    if problem_type is None:
+        one_label = labels.dtype in (torch.int64, torch.int32)
+        problem_type = "single_label_classification" if one_label else "multi_label_classification"
+        problem_type = "regression" if logits.shape[-1] == 1 else problem_type
+    if problem_type not in CLASSIFICATION_LOSSES:
+        raise ValueError(f"problem_type is {problem_type!r}, expected one of {', '.join(CLASSIFICATION_LOSSES)}")
+    return CLASSIFICATION_LOSSES[problem_type](logits, labels)
+
+
+@dataclass(frozen=True)
+class Head:
+    """One row of ``HEADS``.
+
+    Attributes:
+        model_class: the class of the same name in ``transformers``.
+        outputs: names of the tensors an engine of this head returns, in order.
+        ids_rank: dimensions of ``input_ids``: 2, or 3 where there are choices.
+    """
+
+    model_class: type[AlbertPreTrainedModel]
+    outputs: tuple[str, ...]
+    ids_rank: int = 2
+
+
+HEADS: Mapping[str, Head] = {
+    "base": Head(AlbertModel, ("last_hidden_state", "pooler_output")),
+    "pretraining": Head(AlbertForPreTraining, ("prediction_logits", "sop_logits")),
+    "masked-lm": Head(AlbertForMaskedLM, ("logits",)),
+    "sequence-classification": Head(AlbertForSequenceClassification, ("logits",)),
+    "token-classification": Head(AlbertForTokenClassification, ("logits",)),
+    "question-answering": Head(AlbertForQuestionAnswering, ("start_logits", "end_logits")),
+    "multiple-choice": Head(AlbertForMultipleChoice, ("logits",), ids_rank=3),
+}
+
+
+def head_of(model: nn.Module) -> str:
+    """The name of the row in ``HEADS`` that ``model`` belongs to."""
+    for name, head in HEADS.items():
+        if type(model) is head.model_class:
+            return name
+    raise ValueError(
+        f"{type(model).__name__} is no ALBERT of this library; for a transformers model use from_transformers"
+    )
