@@ -1,0 +1,29 @@
+// The schemas of torch.ops.albert_fast. C++ owns schemas and kernels; albert_fast/ops.py owns fake kernels, references
+// and typed wrappers. Nothing here needs Python, so a C++ program may load this library beside an engine file.
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
+#include <torch/library.h>
+#include <torch/headeronly/version.h>
+
+#include <string>
+
+TORCH_LIBRARY(albert_fast, m) {
+  m.set_python_module("albert_fast.ops");
+
+  // Softmax attention within each sequence of a packed batch.
+  //   qkv         [tokens, 3 * hidden_size], float32 or bfloat16: query, key and value side by side
+  //   cu_seqlens  [batch + 1], int32: sequence i is rows cu_seqlens[i] to cu_seqlens[i + 1], and may be empty
+  //   max_length  at least the longest sequence's length; SymInt, so a compiled graph serves every length
+  //   returns     [tokens, hidden_size] in qkv's dtype, computed in float32
+  m.def(
+      "packed_attention(Tensor qkv, Tensor cu_seqlens, SymInt max_length, int num_heads, float scale) -> Tensor",
+      {at::Tag::pt2_compliant_tag});
+
+  // What this library is: the torch it was compiled against, and the instruction set of its CPU kernels in use.
+  m.def("built_with_torch() -> str", [] { return std::string(TORCH_VERSION); });
+  m.def("cpu_kernel() -> str");
+}
+
+// These ops serve inference. Without this a backward pass through one would quietly yield no gradient.
+TORCH_LIBRARY_IMPL(albert_fast, Autograd, m) {
+  m.impl("packed_attention", torch::autograd::autogradNotImplementedFallback());
+}
