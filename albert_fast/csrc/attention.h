@@ -9,7 +9,7 @@
 
 namespace albert_fast {
 
-constexpr int64_t kQueriesPerBlock = 32;
+constexpr int64_t kQueriesPerBlock = 64;
 constexpr int64_t kKeysPerBlock = 64;
 
 // What the whole call computes. `qkv` is [T, 3 * D], each row a query, a key and a value; `result` is [T, D]. Both are

@@ -55,8 +55,9 @@ inline void store(float* place, const Floats& value) {
   memcpy(place, &value, sizeof value);
 }
 
+// Minus zero is exact for every value, so it compiles to a broadcast; plus zero would turn -0 into 0, and costs an add.
 inline Floats broadcast(float value) {
-  return Floats{} + value;
+  return value - Floats{};
 }
 
 inline int64_t round_up(int64_t count, int64_t step) {
