@@ -1,0 +1,77 @@
+# demo, test, bench, lint and clean. Each sets up .venv from constraints.txt by itself, once, and reuses it.
+# Needed on the machine: Python 3.11 or newer with venv, make, and a C++ compiler for the op library (optional).
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+OPS_SOURCES := CMakeLists.txt $(wildcard albert_fast/csrc/*)
+RESULT = benchmarks/results/$$(date +%Y-%m-%d)-$$(git rev-parse --short HEAD).json
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint ops clean
+
+help:
+	@echo "make demo    the embedded model, from checkpoint to engine files to predictions"
+	@echo "make test    lint, then every test; options for pytest: make test PYTEST='-k tokenizer'"
+	@echo "make bench   every benchmark, into benchmarks/results/; options: make bench PYTEST='-k encoder'"
+	@echo "make lint    ruff and mypy"
+	@echo "make ops     the op library, into albert_fast/"
+	@echo "make clean   remove what was built and cached; the environment .venv stays"
+
+demo: ops
+	@$(BIN)/albert-fast demo
+
+test: lint ops
+	@$(BIN)/python -m pytest --durations=15 $(PYTEST)
+
+bench: ops $(VENV)/.dev
+	@mkdir -p benchmarks/results
+	@$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json=$(RESULT) $(PYTEST)
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+clean:
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks $(VENV)/.ops albert_fast/*.so
+	find albert_fast tests benchmarks tools -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# --- the environment --------------------------------------------------------------------------------------------------
+
+# The first Python that is new enough; `make PYTHON=/path/to/python` names one.
+$(BIN)/python:
+	@for python in $(PYTHON) python3.11 python3 python3.12 python3.13; do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "setting up $(VENV) with $$($$python --version)"; $$python -m venv $(VENV); exit; \
+	  fi; \
+	done; \
+	echo "albert-fast needs Python 3.11 or newer, found $$(python3 --version 2>&1):" \
+	  "install python3.11 with its venv module, or name one with make PYTHON=/path/to/python3.11" >&2; exit 1
+
+# What running needs. torch goes first and alone, so that the machine's own choice of build (CPU or CUDA) stands.
+$(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing torch"
+	@$(PIP) $$(grep '^torch==' constraints.txt)
+	@echo "installing albert-fast from this tree"
+	@$(PIP) -c constraints.txt scikit-build-core cmake ninja
+	@$(PIP) -c constraints.txt --no-build-isolation --editable .
+	@touch $@
+
+# What testing, linting and benchmarking need beyond that.
+$(VENV)/.dev: $(VENV)/.run
+	@echo "installing what the tests need"
+	@$(PIP) -c constraints.txt --no-build-isolation --editable '.[dev,hub,bench,tensorflow]'
+	@touch $@
+
+ops: $(VENV)/.ops
+
+$(VENV)/.ops: $(VENV)/.run $(OPS_SOURCES)
+	@if command -v "$${CXX:-c++}" >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null; then \
+	  echo "building the op library" && \
+	  $(BIN)/cmake -S . -B build/ops -G Ninja -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" \
+	    -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python" -DALBERT_FAST_IN_PLACE=ON >/dev/null && \
+	  $(BIN)/cmake --build build/ops && touch $@; \
+	else \
+	  echo "no C++ compiler here (c++, g++ or clang++): the op library is left out, attention runs on sdpa"; \
+	fi
