@@ -28,11 +28,12 @@ class Attention(Protocol):
 def eager_attention(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *, dropout_p: float
 ) -> tuple[Tensor, Tensor | None]:
-    """The definition, step by step, softmax in float32. The only one that returns probabilities."""
+    """The definition, step by step, softmax in float32 (float64 for float64). The only one that returns probabilities."""
     scores = torch.matmul(query, key.transpose(2, 3)) * (1.0 / math.sqrt(query.size(-1)))
     if bias is not None:
         scores = scores + bias
-    probabilities = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    at_least_float32 = torch.promote_types(query.dtype, torch.float32)
+    probabilities = F.softmax(scores, dim=-1, dtype=at_least_float32).to(query.dtype)
     probabilities = F.dropout(probabilities, p=dropout_p, training=dropout_p > 0)
     return torch.matmul(probabilities, value), probabilities
 

@@ -81,24 +81,28 @@ def check_inputs(
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError("exactly one of input_ids and inputs_embeds is needed")
     problems: list[str] = []
-    for name, value in (
-        ("input_ids", input_ids),
-        ("token_type_ids", token_type_ids),
-        ("position_ids", position_ids),
-    ):
-        if value is None:
-            continue
-        if not isinstance(value, Tensor):
-            raise ValueError(
-                f"{name} is a {type(value).__name__}, expected a torch.Tensor; tokenize with return_tensors='pt'"
-            )
-        if value.dtype not in _ID_DTYPES:
-            problems.append(f"{name} is {value.dtype}, expected torch.int64 or torch.int32")
-        if value.dim() != 2:
-            problems.append(f"{name} has shape {list(value.shape)}, expected [batch, length]")
+    given = {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "token_type_ids": token_type_ids,
+        "position_ids": position_ids,
+        "inputs_embeds": inputs_embeds,
+    }
+    for name, value in given.items():
+        if value is not None and not isinstance(value, Tensor):
+            found = type(value).__name__
+            raise ValueError(f"{name} is a {found}, expected a torch.Tensor; tokenize with return_tensors='pt'")
+    for name in ("input_ids", "token_type_ids", "position_ids"):
+        ids = given[name]
+        if ids is not None and ids.dtype not in _ID_DTYPES:
+            problems.append(f"{name} is {ids.dtype}, expected torch.int64 or torch.int32")
+        if ids is not None and ids.dim() != 2:
+            problems.append(f"{name} has shape {list(ids.shape)}, expected [batch, length]")
+    if inputs_embeds is not None and not inputs_embeds.is_floating_point():
+        problems.append(f"inputs_embeds is {inputs_embeds.dtype}, expected a floating dtype")
     if inputs_embeds is not None and (inputs_embeds.dim() != 3 or inputs_embeds.shape[-1] != embedding_size):
-        found = list(inputs_embeds.shape)
-        problems.append(f"inputs_embeds has shape {found}, expected [batch, length, {embedding_size} (embedding_size)]")
+        shape = list(inputs_embeds.shape)
+        problems.append(f"inputs_embeds has shape {shape}, expected [batch, length, {embedding_size} (embedding_size)]")
     if not problems:
         source = input_ids if input_ids is not None else inputs_embeds
         assert source is not None

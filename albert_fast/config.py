@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from albert_fast.files import replacing
 
 CONFIG_NAME = "config.json"
 
@@ -203,15 +204,8 @@ class AlbertConfig:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``config.json`` into ``folder`` (made if absent), whole or not at all. Returns the file's path."""
         target = Path(folder) / CONFIG_NAME
-        target.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{CONFIG_NAME}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
+        with replacing(target) as temporary:
+            temporary.write_text(json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
         return target
 
     def replace(self, **changes: Any) -> AlbertConfig:

@@ -103,8 +103,8 @@ def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
         that score + bias stays finite in every dtype; the softmax of a row with no key to see is then finite too.
     """
     mask_BQS = mask[:, None, :] if mask.dim() == 2 else mask
-    seen = (mask_BQS != 0)[:, None, :, :]
-    return torch.where(seen, 0.0, torch.finfo(dtype).min / 2).to(dtype)
+    unseen_B1QS = (mask_BQS == 0)[:, None, :, :].to(dtype)
+    return unseen_B1QS * (torch.finfo(dtype).min / 2)
 
 
 def layer_norm(x: Tensor, norm: Affine, eps: float) -> Tensor:
