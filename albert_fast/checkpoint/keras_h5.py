@@ -10,6 +10,7 @@ from torch import Tensor
 
 from albert_fast._optional import require
 from albert_fast.checkpoint import names, safety
+from albert_fast.checkpoint.content import same
 from albert_fast.config import AlbertConfig
 from albert_fast.errors import CheckpointError
 
@@ -48,7 +49,13 @@ def read_tensors(folder: Path, config: AlbertConfig) -> dict[str, Tensor]:
     unknown = [old for new, old, _ in rows if not new]
     if unknown:
         raise CheckpointError(f"{path} holds weights that no ALBERT has: {', '.join(unknown)}. Check that it is one")
-    return names.collect(rows)
+    return names.collect(_once(rows))
+
+
+def _once(rows: list[tuple[str, str, Tensor]]) -> list[tuple[str, str, Tensor]]:
+    """Without repetitions: Keras stores the embeddings again in the group of the masked-LM head that uses them."""
+    first: dict[str, Tensor] = {}
+    return [row for row in rows if first.setdefault(row[0], row[2]) is row[2] or not same(first[row[0]], row[2])]
 
 
 def _check(datasets: dict[str, Any], path: Path) -> None:
