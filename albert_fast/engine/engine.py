@@ -1,0 +1,117 @@
+"""Engine: a callable ``Batch -> dict of tensors``, whatever it is made of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from albert_fast.batch import Batch, ShapeProfile, check_inputs
+from albert_fast.config import AlbertConfig
+from albert_fast.engine.formats import Run
+from albert_fast.engine.manifest import Manifest
+
+
+class Engine:
+    """A compiled or captured ALBERT, ready to run. Any thread may call it.
+
+    Attributes:
+        config, head, format, device, profile: what it is, where it runs, and the shapes it takes.
+        output_names: keys of what a call returns, in order.
+        ids_rank: dimensions of ``input_ids``: 2, or 3 (``[batch, choices, length]``) for multiple choice.
+        max_choices: most choices per row that a graph of rank 3 was captured for; None where any number will do.
+        manifest: of the engine file; None for an engine that lives in this process only.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        config: AlbertConfig,
+        head: str,
+        format: str,
+        device: str,
+        profile: ShapeProfile,
+        output_names: tuple[str, ...],
+        ids_rank: int,
+        max_choices: int | None = None,
+        manifest: Manifest | None = None,
+    ) -> None:
+        self._run = run
+        self.config = config
+        self.head = head
+        self.format = format
+        self.device = device
+        self.profile = profile
+        self.output_names = output_names
+        self.ids_rank = ids_rank
+        self.max_choices = max_choices
+        self.manifest = manifest
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """Run a batch.
+
+        Args:
+            batch: ids int64 or int32, ``[batch, length]`` (multiple choice ``[batch, choices, length]``), on any
+                device; the mask in any dtype, nonzero where there is text. Missing parts are filled in.
+        Returns:
+            Outputs by name, in the engine's dtype, on the engine's device. They need no gradient.
+        Raises:
+            ValueError: a shape outside the profile, ids outside the vocabulary, a wrong dtype or rank; all problems
+                at once, before any work is done.
+        """
+        self._check(batch)
+        ids, mask, types = batch.tensors()
+        with torch.inference_mode():
+            outputs = self._run(
+                ids.to(self.device, torch.int64).contiguous(),
+                (mask != 0).to(self.device, torch.int64).contiguous(),
+                types.to(self.device, torch.int64).contiguous(),
+            )
+            return {name: outputs[name] for name in self.output_names}
+
+    def __repr__(self) -> str:
+        return f"Engine({self.head!r}, format={self.format!r}, device={self.device!r}, profile={str(self.profile)!r})"
+
+    def _check(self, batch: Batch) -> None:
+        if not isinstance(batch, Batch):
+            raise ValueError(f"an engine takes an albert_fast.Batch, found a {type(batch).__name__}")
+        ids = batch.input_ids
+        if not isinstance(ids, Tensor):
+            raise ValueError(f"input_ids is a {type(ids).__name__}, expected a torch.Tensor; torch.as_tensor makes one")
+        if ids.dim() != self.ids_rank:
+            shapes = {2: "[batch, length]", 3: "[batch, choices, length]"}
+            raise ValueError(
+                f"input_ids has shape {list(ids.shape)}, expected {shapes[self.ids_rank]} for the head {self.head!r}"
+            )
+        for name in ("attention_mask", "token_type_ids"):
+            part = getattr(batch, name)
+            if part is not None and (not isinstance(part, Tensor) or part.shape != ids.shape):
+                found = list(part.shape) if isinstance(part, Tensor) else type(part).__name__
+                raise ValueError(f"{name} is {found}, expected a tensor of the shape of input_ids, {list(ids.shape)}")
+        problems = []
+        for check in (self._check_values, self._check_profile):
+            try:
+                check(batch)
+            except ValueError as error:
+                problems.append(str(error))
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    def _check_values(self, batch: Batch) -> None:
+        flat = [
+            part.flatten(0, -2) if part is not None and part.dim() == 3 and part.numel() else part
+            for part in (batch.input_ids, batch.attention_mask, batch.token_type_ids)
+        ]
+        check_inputs(
+            input_ids=flat[0], attention_mask=flat[1], token_type_ids=flat[2], vocab_size=self.config.vocab_size,
+            max_position_embeddings=self.config.max_position_embeddings, type_vocab_size=self.config.type_vocab_size,
+            embedding_size=self.config.embedding_size,
+        )  # fmt: skip
+
+    def _check_profile(self, batch: Batch) -> None:
+        shape = batch.input_ids.shape
+        if 0 in shape:
+            return  # _check_values has told
+        if self.max_choices is not None and self.ids_rank == 3 and shape[1] > self.max_choices:
+            raise ValueError(f"there are {shape[1]} choices, the engine takes at most {self.max_choices}; split them")
+        self.profile.check(shape[0], shape[-1])

@@ -1,0 +1,105 @@
+"""Writing an engine file and its manifest so that an interruption leaves the old pair, the new pair, or none.
+
+Both are made in a hidden folder beside the target and flushed to disk. Then the old manifest is removed (from here on
+there is no pair), the engine file is renamed into place, and last the manifest. A process that is killed leaves its
+hidden folder behind; the next export to the same target removes it. A lock on the folder tells a dead one from one in
+use.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from albert_fast.engine.manifest import manifest_path
+from albert_fast.errors import EngineError
+
+
+@contextmanager
+def pending(target: Path) -> Iterator[Path]:
+    """Give a path in a temporary folder beside ``target`` to write the engine file to.
+
+    On leaving, the temporary folder is removed with all that is in it, so what ``commit`` has not moved is gone.
+
+    Raises:
+        EngineError: the folder of ``target`` does not exist or cannot be written.
+    """
+    try:
+        with _locked(target.parent):
+            _remove_leftovers(target)
+            folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+            lock = os.open(folder, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        raise EngineError(
+            f"the engine cannot be written to {target.parent}: {error.strerror}; "
+            "give a folder that exists and is writable"
+        ) from None
+    try:
+        yield folder / target.name
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def commit(temporary: Path, target: Path, manifest_text: str) -> None:
+    """Move ``temporary`` (from ``pending``) to ``target``, with its manifest, each in one step."""
+    temporary_manifest, target_manifest = manifest_path(temporary), manifest_path(target)
+    temporary_manifest.write_text(manifest_text, encoding="utf-8")
+    for path in (temporary, temporary_manifest):
+        _flush(path)
+    with _locked(target.parent):
+        target_manifest.unlink(missing_ok=True)
+        _flush(target.parent)
+        os.replace(temporary, target)
+        _flush(target.parent)
+        os.replace(temporary_manifest, target_manifest)
+        _flush(target.parent)
+
+
+def sha256_of(path: Path) -> str:
+    """The hex sha256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock on ``folder``; another process that asks for it waits."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove the hidden folders of dead exports to ``target``: those that nobody holds the lock of."""
+    for entry in os.scandir(target.parent):
+        if not (entry.name.startswith(f".{target.name}.") and entry.name.endswith(".tmp")):
+            continue
+        if not entry.is_dir(follow_symlinks=False):
+            continue
+        lock = os.open(entry.path, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(entry.path, ignore_errors=True)
+        except BlockingIOError:  # a living export
+            pass
+        finally:
+            os.close(lock)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

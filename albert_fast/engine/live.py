@@ -1,0 +1,57 @@
+"""in_process: an engine of a live model, in this process only."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+from albert_fast.batch import ShapeProfile
+from albert_fast.engine import machine
+from albert_fast.engine.engine import Engine
+from albert_fast.engine.formats import find_format, in_process_format
+
+if TYPE_CHECKING:
+    from albert_fast.model import AlbertPreTrainedModel
+
+
+def in_process(
+    model: AlbertPreTrainedModel, *, format: str = "eager", profile: ShapeProfile, device: str = "cpu"
+) -> Engine:
+    """Make an engine of a model without writing a file.
+
+    Args:
+        model: a class of ``heads.HEADS`` in ``eval`` mode. It is not changed; on another device than ``device`` it is
+            copied there.
+        format: name of an ``"in-process"`` row of ``FORMATS``.
+        profile: shapes the engine takes.
+        device: ``"cpu"`` or ``"cuda"``.
+    Raises:
+        ValueError: an unknown format or device, a model in training mode, or a profile longer than its positions.
+    """
+    from albert_fast.heads import HEADS, head_of
+
+    row = find_format(format, kind="in-process")
+    machine.require_device(device)
+    name = head_of(model)
+    if model.training:
+        raise ValueError("the model is in training mode; call model.eval() first, dropout has no place in an engine")
+    positions = model.config.max_position_embeddings
+    if profile.max_length > positions:
+        raise ValueError(
+            f"the profile {profile} asks for length {profile.max_length}, but the model has {positions} positions "
+            f"(max_position_embeddings); choose a maximum of at most {positions}"
+        )
+    if model.device.type != device.split(":")[0]:
+        model = copy.deepcopy(model).to(device)
+    without_pooler = getattr(model, "pooler", ...) is None
+    outputs = tuple(n for n in HEADS[name].outputs if not (without_pooler and n == "pooler_output"))
+    return Engine(
+        in_process_format(row).make(model, outputs=outputs, profile=profile),
+        config=model.config,
+        head=name,
+        format=format,
+        device=device,
+        profile=profile,
+        output_names=outputs,
+        ids_rank=HEADS[name].ids_rank,
+    )

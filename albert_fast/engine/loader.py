@@ -1,0 +1,143 @@
+"""load and inspect: an engine file and its manifest, compared with each other and with this machine.
+
+Engine files hold code: load only those from a source you trust.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from albert_fast.batch import ShapeProfile
+from albert_fast.config import AlbertConfig
+from albert_fast.engine import files, machine
+from albert_fast.engine.engine import Engine
+from albert_fast.engine.formats import FORMATS, Format, Run, file_format
+from albert_fast.engine.manifest import Manifest, TensorSpec, manifest_path, read_manifest
+from albert_fast.errors import EngineError
+
+
+def load(path: str | Path, *, device: str = "cpu") -> Engine:
+    """Load an engine file that ``build`` wrote.
+
+    The manifest is read and checked first, then the file's size and hash, then this machine; only then is the file
+    itself loaded. It holds code, so it must come from a source you trust.
+
+    Args:
+        path: of the engine file; its manifest lies beside it.
+        device: ``"cpu"`` or ``"cuda"``. An ``exported_program`` goes to either, compiled code to what it was built for.
+    Raises:
+        EngineError: missing or damaged file or manifest, or an engine that does not fit this machine; every difference
+            is listed.
+        ValueError: there is no such device here.
+    """
+    path = Path(path)
+    machine.require_device(device)
+    manifest = read_manifest(path)
+    implementation = file_format(_row(manifest, path))
+    damage = _damage(path, manifest)
+    if damage:
+        raise EngineError(f"{damage}; copy the engine file and its manifest again, or export anew")
+    found = machine.differences(manifest.requires)
+    if not implementation.runs_on(manifest.device, device):
+        found.append(f"it was built for device {manifest.device!r}, device={device!r} was asked for")
+    if found:
+        raise EngineError(
+            f"{path} does not fit: {'; '.join(found)}. Export it anew here, or use the format exported_program"
+        )
+    return make_engine(
+        implementation.read(path, device=device), facts_config=manifest.config, head=manifest.head,
+        format=manifest.format, device=device, profile=manifest.shape_profile(),
+        output_names=tuple(o.name for o in manifest.outputs), inputs=manifest.inputs, manifest=manifest,
+    )  # fmt: skip
+
+
+def inspect(path: str | Path) -> dict[str, Any]:
+    """What an engine file is and whether it would load here, without loading it.
+
+    Returns:
+        The manifest's fields, and ``path``, ``manifest_path``, ``undamaged``, ``damage`` (words or None),
+        ``fits_machine``, ``differences`` (a list of words), ``weights_held_once``, ``size_ratio`` (file to distinct
+        weights) and ``size_limit_bytes``.
+    Raises:
+        EngineError: the manifest is missing or damaged.
+    """
+    from albert_fast.engine.builder import held_once, size_limit
+
+    path = Path(path)
+    manifest = read_manifest(path)
+    row = _row(manifest, path)
+    damage = _damage(path, manifest)
+    stored = manifest.stored_weight_bytes if damage else file_format(row).stored_weight_bytes(path)
+    differences = machine.differences(manifest.requires)
+    return {
+        **dataclasses.asdict(manifest),
+        "path": str(path),
+        "manifest_path": str(manifest_path(path)),
+        "undamaged": damage is None,
+        "damage": damage,
+        "fits_machine": not differences,
+        "differences": differences,
+        "weights_held_once": held_once(stored, manifest.weight_bytes),
+        "size_ratio": round(manifest.file_bytes / max(manifest.weight_bytes, 1), 3),
+        "size_limit_bytes": size_limit(manifest.weight_bytes),
+    }
+
+
+def make_engine(
+    run: Run,
+    *,
+    facts_config: Mapping[str, Any],
+    head: str,
+    format: str,
+    device: str,
+    profile: ShapeProfile,
+    output_names: tuple[str, ...],
+    inputs: tuple[TensorSpec, ...],
+    manifest: Manifest | None = None,
+) -> Engine:
+    """An ``Engine`` over what a file format has read."""
+    dimensions = {d.name: d for d in inputs[0].dimensions}
+    return Engine(
+        run,
+        config=AlbertConfig.from_dict(dict(facts_config)),
+        head=head,
+        format=format,
+        device=device,
+        profile=profile,
+        output_names=output_names,
+        ids_rank=len(inputs[0].dimensions),
+        max_choices=dimensions["choices"].maximum if "choices" in dimensions else None,
+        manifest=manifest,
+    )
+
+
+def _row(manifest: Manifest, path: Path) -> Format:
+    row = FORMATS.get(manifest.format)
+    if row is None or row.kind != "file":
+        known = ", ".join(name for name, row in FORMATS.items() if row.kind == "file")
+        raise EngineError(
+            f"the manifest of {path} says format {manifest.format!r}, this albert-fast knows {known}; "
+            "install the albert-fast that wrote it, or export anew"
+        )
+    return row
+
+
+def _damage(path: Path, manifest: Manifest) -> str | None:
+    """What is wrong with the file itself, in words, or None."""
+    try:
+        size = path.stat().st_size
+        if size != manifest.file_bytes:
+            return (
+                f"the engine file {path} has {size} bytes, expected {manifest.file_bytes}: it is incomplete or another"
+            )
+        found = files.sha256_of(path)
+    except OSError as error:
+        return f"the engine file {path} cannot be read ({error.strerror})"
+    if found != manifest.file_sha256:
+        return (
+            f"the engine file {path} has sha256 {found[:16]}..., expected {manifest.file_sha256[:16]}...: it is damaged"
+        )
+    return None
