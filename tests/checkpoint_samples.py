@@ -1,4 +1,4 @@
-"""Small ALBERTs that transformers makes, and the names that TensorFlow gave the same parameters (written independently)."""
+"""Small ALBERTs that transformers makes, and the names that TensorFlow gave the same parameters."""
 
 from __future__ import annotations
 

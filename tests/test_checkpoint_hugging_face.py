@@ -188,7 +188,7 @@ def test_checkpoint_is_frozen(tmp_path):
 )
 def test_another_architecture_is_one_clear_error(config, tmp_path):
     write_safetensors(tmp_path, stored(their_model("AlbertModel")), config)
-    with pytest.raises(CheckpointError, match="another architecture.*expected model_type 'albert'"):
+    with pytest.raises(CheckpointError, match=r"another architecture.*expected model_type 'albert'"):
         load(tmp_path)
 
 
