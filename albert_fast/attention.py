@@ -28,7 +28,7 @@ class Attention(Protocol):
 def eager_attention(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *, dropout_p: float
 ) -> tuple[Tensor, Tensor | None]:
-    """The definition, step by step, softmax in float32 (float64 for float64). The only one that returns probabilities."""
+    """The definition, step by step, softmax in float32 at least. The only one that returns probabilities."""
     scores = torch.matmul(query, key.transpose(2, 3)) * (1.0 / math.sqrt(query.size(-1)))
     if bias is not None:
         scores = scores + bias

@@ -8,7 +8,7 @@ from torch.export import Dim, ExportedProgram
 
 from albert_fast.batch import INPUT_NAMES, ShapeProfile
 from albert_fast.heads import HEADS, head_of
-from albert_fast.model import AlbertPreTrainedModel
+from albert_fast.pretrained import AlbertPreTrainedModel
 
 NUM_CHOICES = 2
 """Choices per row that a multiple-choice program is traced with; the dimension is dynamic, from 1 to 64."""

@@ -12,7 +12,8 @@ from albert_fast.checkpoint.content import same
 from albert_fast.config import AlbertConfig
 from albert_fast.errors import CheckpointError
 from albert_fast.heads import HEADS
-from albert_fast.model import AlbertModel, AlbertPreTrainedModel
+from albert_fast.model import AlbertModel
+from albert_fast.pretrained import AlbertPreTrainedModel
 
 
 def from_transformers(live_model: nn.Module, *, dtype: torch.dtype | None = None) -> Any:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
-from typing import Any, Self, cast
+from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from albert_fast.batch import check_inputs
 from albert_fast.config import AlbertConfig
 from albert_fast.functional import Affine, EmbeddingWeights, LayerSettings, LayerWeights
 from albert_fast.outputs import BaseModelOutputWithPooling, returned
+from albert_fast.pretrained import AlbertPreTrainedModel
 
 
 def affine(module: nn.Linear | nn.LayerNorm) -> Affine:
@@ -86,142 +86,6 @@ class AlbertTransformer(nn.Module):
         """The distinct layers, group by group, in the order ``AlbertConfig.schedule`` counts them."""
         groups = cast(Iterable[AlbertLayerGroup], self.albert_layer_groups)
         return [cast(AlbertLayer, layer).weights() for group in groups for layer in group.albert_layers]
-
-
-class AlbertPreTrainedModel(nn.Module):
-    """What every ALBERT class here can do: load, save, initialise, and tie its weights.
-
-    Args:
-        config: sizes and settings.
-        attn_implementation: ``"eager"``, ``"sdpa"``, or ``"auto"``: sdpa, and eager for calls that ask for attentions.
-    """
-
-    base_model_prefix = "albert"
-    tied_weights: Mapping[str, str] = {}
-    """Name of a tied parameter -> name of the one it shares."""
-
-    def __init__(self, config: AlbertConfig, *, attn_implementation: str = "auto") -> None:
-        super().__init__()
-        if not isinstance(config, AlbertConfig):
-            raise ValueError(
-                f"config is a {type(config).__name__}, expected albert_fast.AlbertConfig; for a transformers model use "
-                "albert_fast.from_transformers(model), for a dict AlbertConfig.from_dict"
-            )
-        resolve_attention(attn_implementation, need_probabilities=False)
-        self.config = config
-        self.attn_implementation = attn_implementation
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the parameters."""
-        return next(self.parameters()).dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the parameters."""
-        return next(self.parameters()).device
-
-    def init_weights(self) -> None:
-        """Draw all weights anew: normal with ``initializer_range``, biases 0, LayerNorms 1 and 0; then tie."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=self.config.initializer_range)
-                if isinstance(module, nn.Linear):
-                    nn.init.zeros_(module.bias)
-                elif module.padding_idx is not None:
-                    with torch.no_grad():
-                        module.weight[module.padding_idx].zero_()
-            elif isinstance(module, nn.LayerNorm):
-                nn.init.ones_(module.weight)
-                nn.init.zeros_(module.bias)
-        self.tie_weights()
-
-    def tie_weights(self) -> None:
-        """Make tied parameters one and the same tensor (the word table unless ``tie_word_embeddings`` is False)."""
-        for name, source in self.tied_weights.items():
-            if name.endswith(".weight") and not self.config.tie_word_embeddings:
-                continue
-            parent, _, attribute = name.rpartition(".")
-            setattr(self.get_submodule(parent), attribute, self.get_parameter(source))
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | os.PathLike[str],
-        *,
-        config: AlbertConfig | None = None,
-        dtype: torch.dtype | None = None,
-        attn_implementation: str = "auto",
-        strict: bool = True,
-        from_tf: bool = False,
-        revision: str | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        local_files_only: bool = False,
-        **config_changes: Any,
-    ) -> Self:
-        """Load a checkpoint into a model in ``eval`` mode.
-
-        Args:
-            name_or_path: folder (Hugging Face, Google TF1), hub name, or the embedded ``"albert-fast/wordnet"``.
-            config: used instead of the folder's own.
-            dtype: of the weights; None means float32 whatever the file holds.
-            strict: False lets a head that the checkpoint lacks start from random weights; a warning names it.
-            from_tf: read the TensorFlow checkpoint in the folder even if there is another.
-            revision, cache_dir, local_files_only: for hub names, as in ``huggingface_hub``.
-            config_changes: config fields to override, for example ``num_labels=3``.
-        Raises:
-            CheckpointError: not an ALBERT, damaged, or keys that do not fit; all of them are listed.
-            MissingDependencyError: the file format or the hub needs an extra.
-        """
-        from albert_fast import checkpoint
-
-        loaded = checkpoint.load(
-            name_or_path,
-            revision=revision,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            from_tf=from_tf,
-        )
-        config = (config or loaded.config).replace(**config_changes)
-        with torch.device("meta"):
-            model = cls(config, attn_implementation=attn_implementation)
-        model._take(loaded.tensors, strict=strict, dtype=dtype or torch.float32)
-        return model.eval()
-
-    def _take(self, tensors: Mapping[str, Tensor], *, strict: bool, dtype: torch.dtype) -> None:
-        """Replace this (meta) model's parameters by checkpoint tensors under the names of models with a head."""
-        from albert_fast import checkpoint
-
-        prefix = "" if hasattr(self, self.base_model_prefix) else self.base_model_prefix + "."
-        expected = {prefix + name: tuple(p.shape) for name, p in self.state_dict(keep_vars=True).items()}
-        untied = self.config.tie_word_embeddings is False
-        tied = {
-            prefix + name: prefix + source
-            for name, source in self.tied_weights.items()
-            if not (untied and name.endswith(".weight"))
-        }
-        matched = checkpoint.match(tensors, expected, tied=tied, strict=strict)
-        missing = sorted(expected.keys() - matched.keys() - tied.keys())
-        if missing:  # only with strict=False: start those from random weights
-            fresh = type(self)(self.config)
-            fresh.init_weights()
-            state = {prefix + name: tensor for name, tensor in fresh.state_dict().items()}
-            matched = {**matched, **{name: state[name] for name in missing}}
-        values = {name.removeprefix(prefix): tensor.to(dtype) for name, tensor in matched.items() if name not in tied}
-        self.load_state_dict(values, strict=False, assign=True)
-        self.tie_weights()
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``config.json`` and ``model.safetensors`` that ``transformers`` and this library load back."""
-        from albert_fast import checkpoint
-
-        config = self.config.replace(architectures=[type(self).__name__], dtype=str(self.dtype).removeprefix("torch."))
-        tied = {name for name, source in self.tied_weights.items() if self._is_tied(name, source)}
-        state = {name: tensor for name, tensor in self.state_dict().items() if name not in tied}
-        checkpoint.save(config, state, folder)
-
-    def _is_tied(self, name: str, source: str) -> bool:
-        return self.get_parameter(name) is self.get_parameter(source)
 
 
 class AlbertModel(AlbertPreTrainedModel):

@@ -32,12 +32,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "functional": {"attention"},  # for the type of the function that it is handed
     # second: the model
     "outputs": set(),
+    "losses": set(),
     "checkpoint": FACTS,
-    "model": FACTS | {"attention", "functional", "outputs"},
-    "heads": FACTS | {"functional", "model", "outputs"},
-    "live_model": FACTS | {"checkpoint", "heads", "model"},
+    "pretrained": FACTS | {"attention"},
+    "model": FACTS | {"attention", "functional", "outputs", "pretrained"},
+    "heads": FACTS | {"functional", "losses", "model", "outputs", "pretrained"},
+    "live_model": FACTS | {"checkpoint", "heads", "model", "pretrained"},
     # third: transforms
-    "capture": FACTS | {"heads", "model"},
+    "capture": FACTS | {"heads", "pretrained"},
     "precision": FACTS,
     # fourth: engines, which lower a typed graph and know neither the model nor precision
     "engine": FACTS | {"ops"},
@@ -48,11 +50,11 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # The roof may import every room. On use, inside a function or for a type, a room may also import these:
 MAY_IMPORT_ON_USE: dict[str, set[str]] = {
-    "model": {"checkpoint"},  # from_pretrained and save_pretrained
-    "engine": {"heads", "model"},  # only engine/live.py, which reads a live model's output names off its head
+    "pretrained": {"checkpoint"},  # from_pretrained and save_pretrained
+    "engine": {"heads", "pretrained"},  # only engine/live.py, which reads a live model's output names off its head
     "tokenizer": {"checkpoint"},  # a hub name's folder
     "pipelines": {"live_model"},
-    "recipe": {"live_model", "model", "tokenizer"},
+    "recipe": {"live_model", "pretrained", "tokenizer"},
 }
 ROOF = {"__init__", "__main__", "cli"}
 # What `pip install albert-fast` brings along. Any other package goes through albert_fast._optional.require.

@@ -193,7 +193,7 @@ def test_every_kind_of_classification_loss_equals_that_of_transformers(labels, n
     ours = albert_fast.AlbertForSequenceClassification(AlbertConfig(**values)).eval()
     ours.load_state_dict(theirs.state_dict())
     ids = torch.randint(0, 97, (3, 11))
-    assert abs(float(ours(ids, labels=labels).loss) - float(theirs(ids, labels=labels).loss)) <= BOUND
+    assert abs(ours(ids, labels=labels).loss.item() - theirs(ids, labels=labels).loss.item()) <= BOUND
 
 
 @pytest.mark.parametrize("name", HEADS)

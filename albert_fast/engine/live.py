@@ -11,7 +11,7 @@ from albert_fast.engine.engine import Engine
 from albert_fast.engine.formats import find_format, in_process_format
 
 if TYPE_CHECKING:
-    from albert_fast.model import AlbertPreTrainedModel
+    from albert_fast.pretrained import AlbertPreTrainedModel
 
 
 def in_process(
