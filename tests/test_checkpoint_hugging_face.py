@@ -213,6 +213,15 @@ def test_a_broken_or_hostile_config_is_one_clear_error(text, words, tmp_path):
         load(tmp_path)
 
 
+@pytest.mark.parametrize("change", [{"num_hidden_groups": 1}, {"num_hidden_groups": 1024, "inner_group_num": 1024}])
+def test_a_config_with_other_layers_than_the_weights_is_refused_before_a_model_is_made(change, tmp_path):
+    write_safetensors(tmp_path, stored(their_model("AlbertModel")), {**CONFIG, "num_hidden_layers": 1024, **change})
+    with pytest.raises(
+        CheckpointError, match=r"num_hidden_groups 1.*the weights have group 0 layer 0, group 0 layer 1"
+    ):
+        load(tmp_path)
+
+
 def test_a_config_of_enormous_size_is_not_read(tmp_path):
     write_safetensors(tmp_path, stored(their_model("AlbertModel")))
     os.truncate(tmp_path / "config.json", 2**33)  # sparse

@@ -42,6 +42,7 @@ def tf1(tmp_path_factory):
     root = tmp_path_factory.mktemp("tf1")
     pretraining = to_tf1(stored(their_model("AlbertForPreTraining")))
     classifier = to_tf1(stored(their_model("AlbertForSequenceClassification", num_labels=3)))
+    choice = to_tf1(stored(their_model("AlbertForMultipleChoice")))
     no_mapping = {n: t for n, t in to_tf1(stored(equal_sizes())).items() if "hidden_mapping" not in n}
     aliases = {
         n.replace("LayerNorm_1/", "layer_normalization_1/").replace("LayerNorm/", "layer_normalization/"): t
@@ -52,6 +53,7 @@ def tf1(tmp_path_factory):
         "pretraining": ({**pretraining, **slots()}, "model.ckpt-best", GOOGLE),
         "hub": ({f"module/{n}": t for n, t in aliases.items()}, "variables/variables", GOOGLE),
         "classifier": ({**classifier, **slots()}, "model.ckpt-1200", GOOGLE),
+        "choice": (choice, "model.ckpt-1200", GOOGLE),
         "squad1": (to_tf1(stored(their_model("AlbertForQuestionAnswering"))), "model.ckpt-best", GOOGLE),
         "squad2": ({**pretraining, **{n: torch.ones(2, 2) for n in squad2}}, "model.ckpt-best", GOOGLE),
         "no mapping": (no_mapping, "model.ckpt-best", {**GOOGLE, "embedding_size": 16}),
@@ -96,6 +98,7 @@ def test_the_number_of_classes_comes_from_a_fine_tuned_head(tf1):
     checkpoint = load(tf1 / "classifier")
     assert checkpoint.config.num_labels == 3
     same_tensors(checkpoint.tensors, stored(their_model("AlbertForSequenceClassification", num_labels=3)))
+    assert albert_fast.AlbertForMultipleChoice.from_pretrained(tf1 / "choice").classifier.weight.shape == (1, 16)
 
 
 def test_without_a_mapping_variable_the_projection_is_the_identity(tf1):

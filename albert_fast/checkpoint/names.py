@@ -20,6 +20,9 @@ ENCODER_PARTS = ("embeddings.", "encoder.", "pooler.")
 WORD_EMBEDDINGS = "albert.embeddings.word_embeddings.weight"
 MAPPING = "albert.encoder.embedding_hidden_mapping_in"
 
+# Group and layer of a parameter of a transformer layer.
+LAYER = re.compile(r"albert\.encoder\.albert_layer_groups\.(\d+)\.albert_layers\.(\d+)\.")
+
 # A parameter and the one that it repeats when config.tie_word_embeddings is on.
 DECODER_WEIGHT, DECODER_BIAS = "predictions.decoder.weight", "predictions.decoder.bias"
 TIED = {DECODER_WEIGHT: WORD_EMBEDDINGS, DECODER_BIAS: "predictions.bias"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from albert_fast.checkpoint import names
 from albert_fast.checkpoint.content import same
 from albert_fast.config import AlbertConfig
 from albert_fast.errors import CheckpointError
+from albert_fast.files import replacing
 
 WEIGHTS_NAME = "model.safetensors"
 
@@ -32,18 +32,9 @@ def save(config: AlbertConfig, tensors: Mapping[str, Tensor], folder: str | os.P
     """
     target = Path(folder)
     kept = _written(config, tensors)
-    target.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target, prefix=f".{WEIGHTS_NAME}.")
-    os.close(handle)
-    try:
+    with replacing(target / WEIGHTS_NAME) as temporary:
         save_file(kept, temporary, metadata={"format": "pt"})
-        _flush(Path(temporary))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target / WEIGHTS_NAME)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
     config.save_pretrained(target)
-    _flush(target)
     return target
 
 
@@ -79,12 +70,3 @@ def _written(config: AlbertConfig, tensors: Mapping[str, Tensor]) -> dict[str, T
         kept[name] = value.clone() if start in memory else value
         memory.add(start)
     return kept
-
-
-def _flush(path: Path) -> None:
-    """Force a file's bytes, or a folder's renames, to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

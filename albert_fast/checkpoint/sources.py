@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from albert_fast.checkpoint import google_tf1, hub, hugging_face, keras_h5
+from albert_fast.checkpoint import google_tf1, hub, hugging_face, keras_h5, names
 from albert_fast.checkpoint.content import Checkpoint, digest, untie
 from albert_fast.config import AlbertConfig
 from albert_fast.errors import CheckpointError
@@ -26,6 +26,7 @@ class Source:
         read_config: the folder's config as a dict of Hugging Face's fields.
         read_tensors: the folder's tensors under their present names.
         from_tf: whether TensorFlow wrote it.
+        labels_from_head: whether its config is silent about the number of classes, so that the head's shape tells it.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Source:
     read_config: Callable[[Path], dict[str, Any]]
     read_tensors: Callable[[Path, AlbertConfig], dict[str, Tensor]]
     from_tf: bool = False
+    labels_from_head: bool = False
 
 
 SOURCES = (
@@ -58,6 +60,7 @@ SOURCES = (
         google_tf1.read_config,
         google_tf1.read_tensors,
         from_tf=True,
+        labels_from_head=True,
     ),
     Source(
         "tf_model.h5",
@@ -110,7 +113,11 @@ def load(
         source, folder = _fetch(rows, os.fspath(path_or_name), hub_options)
     config = _config(source, folder)
     tensors = untie(source.read_tensors(folder, config), tied=config.tie_word_embeddings, origin=str(folder))
-    return Checkpoint(_with_labels(config, tensors), tensors, digest(tensors), source.name, folder)
+    _check_layers(config, tensors, folder)
+    weight = tensors.get("classifier.weight")
+    if source.labels_from_head and weight is not None and weight.dim() == 2:
+        config = config.replace(num_labels=weight.shape[0])
+    return Checkpoint(config, tensors, digest(tensors), source.name, folder)
 
 
 def _first(rows: list[Source], folder: Path) -> Source:
@@ -146,9 +153,13 @@ def _config(source: Source, folder: Path) -> AlbertConfig:
         ) from error
 
 
-def _with_labels(config: AlbertConfig, tensors: dict[str, Tensor]) -> AlbertConfig:
-    """Google's configs do not say how many classes a fine-tuned head has; its weights do."""
-    weight = tensors.get("classifier.weight")
-    if weight is None or weight.dim() != 2 or {"model_type", "architectures"} & config.extra.keys():
-        return config
-    return config if weight.shape[0] in (1, config.num_labels) else config.replace(num_labels=weight.shape[0])
+def _check_layers(config: AlbertConfig, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Refuse a config with other layers than the weights have: a hostile one could ask for a million of them."""
+    found = {match.groups() for name in tensors if (match := names.LAYER.match(name))}
+    groups, layers = config.num_hidden_groups, config.inner_group_num
+    if len(found) != groups * layers or any(int(g) >= groups or int(k) >= layers for g, k in found):
+        have = ", ".join(f"group {g} layer {k}" for g, k in sorted(found)) or "no layers"
+        raise CheckpointError(
+            f"the config in {folder} says num_hidden_groups {groups} and inner_group_num {layers}, the weights have "
+            f"{have}, expected {groups * layers} in all. Use the config that belongs to these weights"
+        )
