@@ -19,6 +19,13 @@ _PUBLIC = {
     "AlbertForTokenClassification": "albert_fast.heads",
     "AlbertForQuestionAnswering": "albert_fast.heads",
     "AlbertForMultipleChoice": "albert_fast.heads",
+    "from_transformers": "albert_fast.live_model",
+    "AlbertTokenizer": "albert_fast.tokenizer",
+    "Recipe": "albert_fast.recipe",
+    "export": "albert_fast.recipe",
+    "load": "albert_fast.engine",
+    "pipeline": "albert_fast.pipelines",
+    "Engine": "albert_fast.engine",
     "Batch": "albert_fast.batch",
     "ShapeProfile": "albert_fast.batch",
     "CheckpointError": "albert_fast.errors",
@@ -51,4 +58,5 @@ if TYPE_CHECKING:
     from albert_fast.heads import AlbertForQuestionAnswering as AlbertForQuestionAnswering
     from albert_fast.heads import AlbertForSequenceClassification as AlbertForSequenceClassification
     from albert_fast.heads import AlbertForTokenClassification as AlbertForTokenClassification
+    from albert_fast.live_model import from_transformers as from_transformers
     from albert_fast.model import AlbertModel as AlbertModel

@@ -140,7 +140,7 @@ class AlbertPreTrainedModel(nn.Module):
         prefix = "" if hasattr(model, cls.base_model_prefix) else cls.base_model_prefix + "."
         expected = {prefix + name: tuple(p.shape) for name, p in model.state_dict(keep_vars=True).items()}
         tied = {prefix + name: prefix + source for name, source in model.ties().items()}
-        found = checkpoint.match(loaded.tensors, expected, tied=tied, strict=strict, origin=loaded.source)
+        found = checkpoint.match(loaded.tensors, expected, tied=tied, strict=strict, origin=str(loaded.folder))
         if expected.keys() - found.keys() - tied.keys():  # only with strict=False: a head the checkpoint lacks
             fresh = cls(config).state_dict()
             found = {prefix + name: tensor for name, tensor in fresh.items()} | found

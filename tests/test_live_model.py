@@ -8,8 +8,8 @@ import transformers
 from checkpoint_samples import CLASSES, their_model
 
 import albert_fast
+from albert_fast import from_transformers
 from albert_fast.errors import CheckpointError
-from albert_fast.live_model import from_transformers
 
 
 def outputs(model, *inputs):
