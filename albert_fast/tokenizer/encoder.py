@@ -1,0 +1,125 @@
+"""Text to ids, and on demand to tokens with their place in it. No specials are added, nothing is cut or padded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from albert_fast.tokenizer.added_tokens import AddedToken, TokenFinder
+from albert_fast.tokenizer.normalization import Normalizer
+from albert_fast.tokenizer.unigram import Sampler, Unigram
+
+Text = str | Sequence[str]
+
+
+@dataclass
+class Details:
+    """The tokens of one text and where they stand, as lists of one length.
+
+    Attributes:
+        ids: token ids.
+        tokens: their texts; for ``<unk>`` the unknown characters themselves.
+        offsets: (start, end) in characters of the text; of its own word when the text came split into words.
+        words: the number of the word each belongs to.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
+    offsets: list[tuple[int, int]] = field(default_factory=list)
+    words: list[int] = field(default_factory=list)
+
+    def add(self, id: int, token: str, start: int, end: int, word: int) -> None:
+        """One more token."""
+        self.ids.append(id)
+        self.tokens.append(token)
+        self.offsets.append((start, end))
+        self.words.append(word)
+
+
+class TextEncoder:
+    """Everything that turns text into ids; it does not change once made, so results may keep it for their details.
+
+    Args:
+        normalizer: brings text to the form of the vocabulary.
+        unigram: cuts words into pieces.
+        added: id of every token to find in the text.
+        sampler: draws segmentations instead, if given.
+    """
+
+    def __init__(
+        self,
+        normalizer: Normalizer,
+        unigram: Unigram,
+        added: Mapping[AddedToken, int],
+        sampler: Sampler | None = None,
+    ) -> None:
+        self.normalizer = normalizer
+        self.unigram = unigram
+        self.added = dict(added)
+        self.sampler = sampler
+        self._raw = TokenFinder(token for token in added if not token.normalized)
+        self._unsplit = TokenFinder(token for token in added if not token.normalized and not token.special)
+        normalized = [token for token in added if token.normalized]
+        self._normal = TokenFinder(normalized, normalizer) if normalized else None
+
+    def ids(self, text: str, *, split_special_tokens: bool = False) -> list[int]:
+        """The ids of one text; ``split_special_tokens`` takes special tokens in it for ordinary text."""
+        finder = self._unsplit if split_special_tokens else self._raw
+        if self.sampler is not None or self._normal is not None:
+            return self.details(text, split_special_tokens=split_special_tokens).ids
+        words, unigram = self.normalizer.words, self.unigram
+        if not finder.found_in(text):
+            return unigram.ids(words(text))
+        out: list[int] = []
+        for start, end, token in finder.split(text):
+            out += unigram.ids(words(text[start:end])) if token is None else [self.added[token]]
+        return out
+
+    def details(self, text: Text, *, split_special_tokens: bool = False) -> Details:
+        """The tokens of a text, or of a list of words, with offsets and word numbers."""
+        out = Details()
+        if isinstance(text, str):
+            self._add(out, text, None, split_special_tokens)
+        else:
+            for number, word in enumerate(text):
+                self._add(out, word, number, split_special_tokens)
+        return out
+
+    def _add(self, out: Details, text: str, number: int | None, split_special_tokens: bool) -> None:
+        """Append the tokens of ``text``; all get word ``number``, or each word its own."""
+        count = 0
+        finder = self._unsplit if split_special_tokens else self._raw
+        for start, end, token in finder.split(text):
+            if token is not None:
+                out.add(self.added[token], token.content, start, end, count if number is None else number)
+                count += 1
+                continue
+            normal, spans = self.normalizer.aligned(text[start:end])
+            parts = [(0, len(normal), None)] if self._normal is None else self._normal.split(normal)
+            for first, last, found in parts:
+                if found is not None:
+                    place = (start + spans[first][0], start + spans[last - 1][1])
+                    out.add(self.added[found], found.content, *place, count if number is None else number)
+                    count += 1
+                    continue
+                count += self._add_words(out, normal[first:last], spans[first:last], start, count, number)
+
+    def _add_words(
+        self, out: Details, normal: str, spans: list[tuple[int, int]], start: int, count: int, number: int | None
+    ) -> int:
+        """Append the tokens of the words of a normalized stretch; returns how many words there were."""
+        words = self.normalizer.split(normal)
+        pieces = self.unigram.pieces
+        drawn = None if self.sampler is None else self.sampler.pieces(words)
+        at = 0
+        for index, word in enumerate(words):
+            at = normal.index(word, at)
+            places = spans[at : at + len(word)]
+            tokens = pieces(word) if drawn is None else [(self.unigram.id(p), p) for p in drawn[index]]
+            done = 0
+            for id, token in tokens:
+                begin, done = done, done + len(token)
+                place = places[max(begin - 1, 0)][0], places[max(done - 2, 0)][1]
+                out.add(id, token, start + place[0], start + place[1], count + index if number is None else number)
+            at += len(word)
+        return len(words)
