@@ -43,10 +43,11 @@ clean:
 $(BIN)/python:
 	@for python in $(PYTHON) python3.11 python3 python3.12 python3.13; do \
 	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-	    echo "setting up $(VENV) with $$($$python --version)"; $$python -m venv $(VENV); exit; \
+	    echo "setting up $(VENV) with $$($$python --version)"; $$python -m venv $(VENV) && exit; \
+	    rm -rf $(VENV); exit 1; \
 	  fi; \
 	done; \
-	echo "albert-fast needs Python 3.11 or newer, found $$(python3 --version 2>&1):" \
+	echo "albert-fast needs Python 3.11 or newer, found $$(python3 --version 2>/dev/null || echo none):" \
 	  "install python3.11 with its venv module, or name one with make PYTHON=/path/to/python3.11" >&2; exit 1
 
 # What running needs. torch goes first and alone, so that the machine's own choice of build (CPU or CUDA) stands.
