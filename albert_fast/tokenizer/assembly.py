@@ -9,7 +9,7 @@ from albert_fast.tokenizer.encoder import Text, TextEncoder
 from albert_fast.tokenizer.encoding import Encoding, Layout, Row, Source
 from albert_fast.tokenizer.options import EncodeOptions
 from albert_fast.tokenizer.padding import pad_rows, padded_length
-from albert_fast.tokenizer.truncation import windows
+from albert_fast.tokenizer.truncation import room_for_text, windows
 
 Sample = tuple[Text, Text | None]
 
@@ -149,10 +149,11 @@ def assemble(samples: list[Sample], encoder: TextEncoder, layout: Layout, option
     rows: list[Row] = []
     split = options.split_special_tokens
     cls, sep = ([layout.cls[0]], [layout.sep[0]]) if layout.add_special_tokens else ([], [])
-    uncut = options.truncation == "do_not_truncate"
+    uncut = options.truncation == "do_not_truncate" or options.max_length is None
+    room = 0 if uncut or all(pair is not None for _, pair in samples) else room_for_text(False, options)
     for number, (text, pair) in enumerate(samples):
         first = Source(text, encoder, split)
-        if pair is None and (uncut or len(first.ids) + len(cls) + len(sep) <= (options.max_length or 0)):
+        if pair is None and (uncut or len(first.ids) <= room):
             rows.append(Row([(first, (0, len(first.ids)))], cls + first.ids + sep, number))
             continue
         second = None if pair is None else Source(pair, encoder, split)

@@ -64,15 +64,24 @@ class TextEncoder:
 
     def ids(self, text: str, *, split_special_tokens: bool = False) -> list[int]:
         """The ids of one text; ``split_special_tokens`` takes special tokens in it for ordinary text."""
-        finder = self._unsplit if split_special_tokens else self._raw
-        if self.sampler is not None or self._normal is not None:
+        if self.sampler is not None:
             return self.details(text, split_special_tokens=split_special_tokens).ids
-        words, unigram = self.normalizer.words, self.unigram
+        finder = self._unsplit if split_special_tokens else self._raw
         if not finder.found_in(text):
-            return unigram.ids(words(text))
+            return self._stretch(text)
         out: list[int] = []
         for start, end, token in finder.split(text):
-            out += unigram.ids(words(text[start:end])) if token is None else [self.added[token]]
+            out += self._stretch(text[start:end]) if token is None else [self.added[token]]
+        return out
+
+    def _stretch(self, text: str) -> list[int]:
+        """The ids of a text without tokens that are looked for in the original."""
+        normal, split, unigram = self.normalizer(text), self.normalizer.split, self.unigram
+        if self._normal is None or not self._normal.found_in(normal):
+            return unigram.ids(split(normal))
+        out: list[int] = []
+        for start, end, token in self._normal.split(normal):
+            out += unigram.ids(split(normal[start:end])) if token is None else [self.added[token]]
         return out
 
     def details(self, text: Text, *, split_special_tokens: bool = False) -> Details:

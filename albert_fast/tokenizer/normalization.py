@@ -111,10 +111,6 @@ class Normalizer(dict[int, str]):
         """Whether no character that only Python takes for white space survives."""
         return all(self[ord(c)] != c for c in _INFORMATION_SEPARATORS)
 
-    def words(self, text: str) -> list[str]:
-        """The words of the text, normalized."""
-        return self.split(self(text))
-
     def split(self, normal: str) -> list[str]:
         """The parts of a normalized text between Unicode white space, none of them empty."""
         if self._separators_are_gone or not any(c in normal for c in _INFORMATION_SEPARATORS):

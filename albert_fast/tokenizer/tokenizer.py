@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any, Self
 
 from albert_fast.tokenizer import json_format, proto
-from albert_fast.tokenizer.added_tokens import AddedToken
 from albert_fast.tokenizer.assembly import Rows, assemble, samples_of
 from albert_fast.tokenizer.batch_encoding import BatchEncoding
 from albert_fast.tokenizer.encoder import TextEncoder
 from albert_fast.tokenizer.encoding import Layout
 from albert_fast.tokenizer.files import CONFIG, JSON, SPIECE, TokenizerFiles, locate, read_file, read_folder, write
+from albert_fast.tokenizer.framing import FramedTokens
 from albert_fast.tokenizer.normalization import Normalizer
 from albert_fast.tokenizer.options import VERY_LARGE_LENGTH, checked_options
 from albert_fast.tokenizer.padding import pad_examples
-from albert_fast.tokenizer.tokens import ROLES, TokenTable
+from albert_fast.tokenizer.tokens import ROLES
 from albert_fast.tokenizer.unigram import Sampler, Unigram
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ _SETTINGS = {
 }
 
 
-class AlbertTokenizer(TokenTable):
+class AlbertTokenizer(FramedTokens):
     """Turns text into the ids an ALBERT was trained on, and back.
 
     Args:
@@ -99,7 +99,7 @@ class AlbertTokenizer(TokenTable):
                 "(cls_token=, sep_token=, pad_token=, mask_token=, bos_token=, eos_token=) "
                 "or train it with control_symbols"
             )
-        roles = {role: AddedToken.from_any(held.get(role) or text, special=True) for role, text in defaults.items()}
+        roles = {role: held.get(role) or text for role, text in defaults.items()}
         super().__init__(files.vocabulary, roles, files.added)
         extra = list(held["additional_special_tokens"] or ()) + list(held.get("extra_special_tokens") or ())
         self.add_tokens(extra, special_tokens=True)
@@ -216,7 +216,7 @@ class AlbertTokenizer(TokenTable):
             overflow_to_sample_mapping=return_overflowing_tokens,
         )
         if not batched and return_tensors is None and not return_overflowing_tokens:
-            data = {name: value[0] for name, value in data.items()}
+            data = {name: value[0] if isinstance(value[0], list) else value for name, value in data.items()}
         return BatchEncoding(data, rows.encodings, return_tensors)
 
     def _layout(self, add_special_tokens: bool, padding_side: str) -> Layout:
@@ -275,53 +275,16 @@ class AlbertTokenizer(TokenTable):
         data = pad_examples(encoded_inputs, options, self.pad_token_id, return_attention_mask is not False)
         return BatchEncoding(data, None, return_tensors)
 
-    def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """Special tokens around one text or around a pair."""
-        return 3 if pair else 2
-
-    @property
-    def max_len_single_sentence(self) -> int:
-        """Tokens of text that one text may have."""
-        return self.model_max_length - 2
-
-    @property
-    def max_len_sentences_pair(self) -> int:
-        """Tokens of text that a pair may have."""
-        return self.model_max_length - 3
-
-    def build_inputs_with_special_tokens(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
-    ) -> list[int]:
-        """``[CLS] A [SEP]`` or ``[CLS] A [SEP] B [SEP]``."""
-        cls, sep = [self.cls_token_id], [self.sep_token_id]
-        one = cls + list(token_ids_0) + sep
-        return one if token_ids_1 is None else one + list(token_ids_1) + sep
-
-    def create_token_type_ids_from_sequences(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
-    ) -> list[int]:
-        """0 for ``[CLS] A [SEP]``, 1 for ``B [SEP]``."""
-        one = [0] * (len(token_ids_0) + 2)
-        return one if token_ids_1 is None else one + [1] * (len(token_ids_1) + 1)
-
-    def get_special_tokens_mask(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None, already_has_special_tokens: bool = False
-    ) -> list[int]:
-        """1 for special tokens: in the given ids, or in what ``build_inputs_with_special_tokens`` makes of them."""
-        if already_has_special_tokens:
-            if token_ids_1 is not None:
-                raise ValueError("ids that have their special tokens are one list; leave token_ids_1 out")
-            special = set(self.all_special_ids)
-            return [int(id in special) for id in token_ids_0]
-        one = [1, *[0] * len(token_ids_0), 1]
-        return one if token_ids_1 is None else [*one, *[0] * len(token_ids_1), 1]
-
     def save_pretrained(self, save_directory: str | Path) -> tuple[str, ...]:
         """Write ``spiece.model``, ``tokenizer.json`` and ``tokenizer_config.json``, for ``transformers`` 4 and 5 too.
 
         Returns:
             The paths written.
         """
+        return tuple(map(str, write(Path(save_directory), self._contents())))
+
+    def _contents(self) -> dict[str, bytes]:
+        """The files to save, by name."""
         added = [(token, id) for id, token in self.added_tokens_decoder.items()]
         described = json_format.serialize(
             self.vocabulary,
@@ -350,8 +313,7 @@ class AlbertTokenizer(TokenTable):
             config["sp_model_kwargs"] = self._sp_model_kwargs
         serialized = self.vocabulary.serialized or proto.serialize(self.vocabulary.model)
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        contents = {SPIECE: serialized, JSON: described, CONFIG: text.encode()}
-        return tuple(map(str, write(Path(save_directory), contents)))
+        return {SPIECE: serialized, JSON: described, CONFIG: text.encode()}
 
 
 def _refuse_unknown(settings: dict[str, Any]) -> None:

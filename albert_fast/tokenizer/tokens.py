@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, overload
 
 from albert_fast.tokenizer.added_tokens import AddedToken
@@ -36,7 +37,7 @@ class TokenTable:
 
     Args:
         vocabulary: the pieces.
-        roles: the special token of each role of ROLES.
+        roles: the special token of each role of ROLES, as text or with its flags.
         added: tokens to find in the text, with their ids.
     """
 
@@ -57,7 +58,7 @@ class TokenTable:
     clean_up_tokenization_spaces: bool = False
 
     def __init__(
-        self, vocabulary: Vocabulary, roles: Mapping[str, AddedToken], added: Iterable[tuple[AddedToken, int]]
+        self, vocabulary: Vocabulary, roles: Mapping[str, object], added: Iterable[tuple[AddedToken, int]]
     ) -> None:
         self.vocabulary = vocabulary
         self._roles: dict[str, str] = {}
@@ -65,8 +66,8 @@ class TokenTable:
         self._content: dict[int, AddedToken] = {}
         for token, id in added:
             self._put(token, id)
-        for role, token in roles.items():
-            self._set_role(role, token)
+        for role, value in roles.items():
+            self._set_role(role, value)
 
     def _put(self, token: AddedToken, id: int) -> None:
         size = len(self.vocabulary.pieces)
@@ -80,13 +81,15 @@ class TokenTable:
         self._added[token.content] = (token, id)
         self._content[id] = token
 
-    def _set_role(self, role: str, token: AddedToken) -> None:
-        content = token.content
-        known = self._added.get(content)
-        if known is None or (token.lstrip, token.rstrip) != (known[0].lstrip, known[0].rstrip) or not known[0].special:
-            marked = AddedToken(content, token.single_word, token.lstrip, token.rstrip, token.normalized, special=True)
-            self._put(marked, self._id_or_next(content))
-        self._roles[role] = content
+    def _set_role(self, role: str, value: object) -> None:
+        """Give a role to a token; a plain text keeps the flags of the token it names."""
+        token = AddedToken.from_any(value, special=True)
+        known = self._added.get(token.content)
+        if known is not None and isinstance(value, str):
+            token = known[0]
+        if known is None or known[0] != token or not token.special:
+            self._put(replace(token, special=True), self._id_or_next(token.content))
+        self._roles[role] = token.content
 
     def _id_or_next(self, content: str) -> int:
         """The id of a token, the next free one for a new token."""
@@ -109,7 +112,7 @@ class TokenTable:
         if name not in ROLES:
             object.__setattr__(self, name, value)
             return
-        self._set_role(name, AddedToken.from_any(value, special=True))
+        self._set_role(name, value)
         self._changed()
 
     def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:

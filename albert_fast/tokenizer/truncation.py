@@ -21,7 +21,7 @@ def windows(first: int, second: int | None, options: EncodeOptions) -> list[tupl
     whole = (0, first), None if second is None else (0, second)
     if options.truncation == "do_not_truncate" or options.max_length is None:
         return [whole]
-    room = _room(second is not None, options)
+    room = room_for_text(second is not None, options)
     if first + (second or 0) <= room:
         return [whole]
     keep_first, keep_second = _lengths(first, second, room, options)
@@ -35,8 +35,12 @@ def windows(first: int, second: int | None, options: EncodeOptions) -> list[tupl
     return rows
 
 
-def _room(pair: bool, options: EncodeOptions) -> int:
-    """Tokens of text that fit beside the special tokens."""
+def room_for_text(pair: bool, options: EncodeOptions) -> int:
+    """Tokens of text that fit in ``max_length`` beside the special tokens of one text or of a pair.
+
+    Raises:
+        ValueError: the special tokens alone do not fit, or ``stride`` is as large as the room.
+    """
     assert options.max_length is not None
     specials = (3 if pair else 2) if options.add_special_tokens else 0
     room = options.max_length - specials
