@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_checkpoint import write_small_checkpoint
 
 from albert_fast import AlbertConfig, AlbertForMaskedLM, AlbertForSequenceClassification, AlbertForTokenClassification
 from albert_fast.batch import ShapeProfile
@@ -219,6 +220,15 @@ def test_a_folder_holds_model_and_tokenizer(
     same(pipeline("fill-mask", tmp_path)(ONE), fill_mask(ONE))
 
 
+def test_an_id_of_the_word_table_that_has_no_piece_is_no_candidate(tmp_path: Path) -> None:
+    checkpoint = write_small_checkpoint(tmp_path)
+    made = pipeline("fill-mask", checkpoint)
+    assert made.engine.config.vocab_size > len(made.tokenizer)
+    assert len(made("a [MASK]", top_k=len(made.tokenizer))) == len(made.tokenizer)
+    with pytest.raises(ValueError, match=r"expected 1\.\.\d+ \(the pieces"):
+        made("a [MASK]", top_k=len(made.tokenizer) + 1)
+
+
 def test_every_task_has_a_pipeline_for_its_head() -> None:
     for name, task in TASKS.items():
         assert task_of(task.head) == name
@@ -276,7 +286,7 @@ def test_the_profile_of_an_engine_bounds_texts_and_batches(
 
 BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "top_k of zero": ({"top_k": 0}, "top_k is 0"),
-    "top_k beyond the vocabulary": ({"top_k": 30001}, r"top_k is 30001, expected 1\.\.30000"),
+    "top_k beyond the vocabulary": ({"top_k": 30001}, r"top_k is 30001, expected 1\.\.30000 "),
     "top_k in words": ({"top_k": "two"}, "top_k is 'two'"),
     "no targets": ({"targets": []}, "targets is empty"),
     "an empty target": ({"targets": [" "]}, "targets holds ' '"),

@@ -64,10 +64,10 @@ class FillMaskPipeline(Pipeline):
 
     def prepare(self, options: dict[str, Any]) -> dict[str, Any]:
         """``top_k`` within the vocabulary and the targets' ids."""
-        top_k, size = options.get("top_k"), self.engine.config.vocab_size
+        top_k, size = options.get("top_k"), self._known_pieces()
         top_k = 5 if top_k is None else top_k
         if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k <= size:
-            raise ValueError(f"top_k is {top_k!r}, expected 1..{size} (vocab_size)")
+            raise ValueError(f"top_k is {top_k!r}, expected 1..{size} (the pieces of the vocabulary)")
         return {"top_k": top_k, "targets": self._target_ids(options.get("targets"))}
 
     def answer(self, row: Row, outputs: Mapping[str, Tensor], places: Tensor, settings: Mapping[str, Any]) -> Any:
@@ -77,7 +77,9 @@ class FillMaskPipeline(Pipeline):
         logits = outputs["logits"]
         probabilities = logits[places[masked].to(logits.device)].float().cpu().softmax(dim=-1)
         targets, top_k = settings["targets"], settings["top_k"]
-        if targets is not None:
+        if targets is None:
+            probabilities = probabilities[:, : self._known_pieces()]
+        else:
             probabilities, top_k = probabilities[:, targets], min(top_k, len(targets))
         scores, found = probabilities.topk(top_k)
         predictions = [
@@ -88,6 +90,10 @@ class FillMaskPipeline(Pipeline):
             for place, row_scores, row_tokens in zip(masked.tolist(), scores.tolist(), found.tolist(), strict=True)
         ]
         return predictions[0] if len(predictions) == 1 else predictions
+
+    def _known_pieces(self) -> int:
+        """How many ids have a piece: a model's word table may be larger than its vocabulary, for alignment."""
+        return min(self.engine.config.vocab_size, len(self.tokenizer))
 
     def _prediction(self, ids: Tensor, place: int, token: int, score: float, single: bool) -> FillMaskPrediction:
         filled = ids.clone()

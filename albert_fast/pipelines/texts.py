@@ -100,7 +100,7 @@ def encode(
         if len(row.input_ids) > limit:
             raise ValueError(
                 f"input {i} has {len(row.input_ids)} tokens, at most {limit} fit ({limit_name}); pass truncation=True "
-                "to cut texts there"
+                "(--truncate) to cut texts there"
             )
     return encoded_rows
 

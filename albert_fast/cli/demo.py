@@ -1,0 +1,192 @@
+"""``albert-fast demo``: the whole road once, on the embedded model: engine files, predictions, latencies."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from albert_fast.batch import Batch, ShapeProfile
+from albert_fast.cli import print_json
+from albert_fast.cli.inspect import this_machine
+from albert_fast.cli.progress import Progress
+from albert_fast.cli.stopwatch import Latency, interleaved
+from albert_fast.cli.table import facts, table
+from albert_fast.engine import FORMATS, Engine, Manifest, in_process, load
+from albert_fast.errors import EngineError
+from albert_fast.heads import HEADS
+from albert_fast.recipe import Recipe, export
+
+MODEL = "albert-fast/wordnet"
+PROFILE = ShapeProfile.parse("1x1:8x32:8x128")
+TEXTS: Mapping[str, Sequence[str]] = {
+    "masked-lm": (
+        "a large wild [MASK] with black stripes that lives in the forest",
+        "a person who plays the [MASK] in an orchestra",
+        "the [MASK] of two or more people who are married",
+    ),
+    "sequence-classification": (
+        "a small green frog that lives in trees",
+        "to run very fast in order to catch a bus",
+        "a soup made from beans, onions and tomatoes",
+        "the feeling of being very happy about something",
+        "in a careful and quiet way",
+    ),
+}
+SHAPES = ((1, 16), (1, 64), (8, 64))
+QUICK, THOROUGH = (20, 1.0), (200, 6.0)
+"""Rounds of timing at most, and seconds for them, per shape."""
+TIMED_HEAD = "sequence-classification"
+FILE_FORMATS = tuple(name for name, row in FORMATS.items() if row.kind == "file")
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine file of the demo, and what a fresh process said with it."""
+
+    path: Path
+    manifest: Manifest
+    results: list[dict[str, Any]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where to write, and how long to time."""
+    parser.add_argument(
+        "-o", "--output", metavar="FOLDER", default="build/demo", help="for the engine files (build/demo)"
+    )
+    parser.add_argument("--quick", action="store_true", help="time each shape for a second instead of six")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export, run in fresh processes, time, print."""
+    folder = Path(arguments.output)
+    with Progress() as progress:
+        built = [_build(folder, head, format, progress) for head in TEXTS for format in FILE_FORMATS]
+        timings = _time([one for one in built if one.manifest.head == TIMED_HEAD], arguments.quick, progress)
+    if arguments.json:
+        print_json(_document(built, timings))
+    else:
+        print(_page(built, timings))
+    return 0
+
+
+def _build(folder: Path, head: str, format: str, progress: Progress) -> Built:
+    """Export one engine and let a fresh process answer with it."""
+    path = folder / f"{MODEL.rpartition('/')[2]}-{head}-{format}{FORMATS[format].suffix}"
+    recipe = Recipe(MODEL, head=head, format=format, profile=PROFILE, output=path)
+    manifest = export(recipe, lambda stage: progress(f"{head}, {format}: {stage}"))
+    progress(f"{head}, {format}: run in a fresh process")
+    command = [sys.executable, "-m", "albert_fast", "run", str(path), "--json", "--top-k", "3", *TEXTS[head]]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    if finished.returncode != 0:
+        raise EngineError(f"a fresh process could not run {path}: {finished.stderr.strip()}")
+    return Built(path, manifest, json.loads(finished.stdout)["results"])
+
+
+def _time(built: Sequence[Built], quick: bool, progress: Progress) -> dict[tuple[int, int], dict[str, Latency]]:
+    """Each shape: eager and every engine file in turns, after their answers have been compared."""
+    model = HEADS[TIMED_HEAD].model_class.from_pretrained(MODEL)
+    engines = {"eager": in_process(model, format="eager", profile=PROFILE)}
+    engines |= {one.manifest.format: load(one.path) for one in built}
+    rounds, seconds = QUICK if quick else THOROUGH
+    timings = {}
+    for batch, length in SHAPES:
+        stage = f"time {batch}x{length} against eager"
+        progress(stage)
+        draw = torch.Generator().manual_seed(batch)
+        inputs = Batch(torch.randint(5, model.config.vocab_size, (batch, length), generator=draw))
+        _compare(engines, inputs)
+        timings[batch, length] = interleaved(
+            {name: partial(engine, inputs) for name, engine in engines.items()},
+            rounds=rounds,
+            seconds=seconds,
+            tell=partial(_tell_round, progress, stage),
+        )
+    return timings
+
+
+def _tell_round(progress: Progress, stage: str, number: int) -> None:
+    progress.step(f"{stage}, round {number}")
+
+
+def _compare(engines: Mapping[str, Engine], inputs: Batch) -> None:
+    expected = engines["eager"](inputs)["logits"]
+    for name, engine in engines.items():
+        difference = float((engine(inputs)["logits"] - expected).abs().max())
+        if not difference < 1e-3:
+            raise EngineError(
+                f"{name} is {difference:.1e} away from eager at {list(inputs.input_ids.shape)}; not timed"
+            )
+
+
+def _page(built: Sequence[Built], timings: Mapping[tuple[int, int], Mapping[str, Latency]]) -> str:
+    """Everything, for a terminal."""
+    parts = []
+    for head in TEXTS:
+        mine = [one for one in built if one.manifest.head == head]
+        agree = all(_words(one.results) == _words(mine[0].results) for one in mine)
+        names = " and ".join(one.manifest.format for one in mine)
+        verdict = f"{names}, each in a fresh process, " + ("agree" if agree else "DISAGREE; this is the first")
+        rows = [
+            [result["text"], ", ".join(f"{word} {score:.2f}" for word, score in answers)]
+            for result, answers in zip(mine[0].results, _answers(mine[0].results), strict=True)
+        ]
+        parts.append(f"{head} ({verdict})\n\n{table(['text', 'top predictions'], rows, align='ll')}")
+    sizes = [
+        [one.path.name, f"{one.manifest.file_bytes / 1e6:.1f}", f"{one.manifest.weight_bytes / 1e6:.1f}",
+         f"{one.manifest.error.max_abs:.1e}", f"{one.manifest.error.argmax_agreement:.0%}"]
+        for one in built
+    ]  # fmt: skip
+    header = ["engine file", "MB", "weights MB", "max error", "same argmax"]
+    parts.append(
+        f"engine files in {built[0].path.parent} (error against float32 eager)\n\n{table(header, sizes, align='lrrrr')}"
+    )
+    header = ["batch x length", "engine", "p50 ms", "p95 ms", "tokens/s", "eager / it"]
+    parts.append(f"latency of {TIMED_HEAD}, timed in turns\n\n{table(header, _timing_rows(timings), align='llrrrr')}")
+    parts.append(f"this machine\n\n{facts([(name, str(value)) for name, value in this_machine().items()])}")
+    parts.append(f'next:  albert-fast run {built[-1].path} "a text of yours"')
+    return "\n" + "\n\n".join(parts)
+
+
+def _timing_rows(timings: Mapping[tuple[int, int], Mapping[str, Latency]]) -> list[list[str]]:
+    rows = []
+    for (batch, length), by_name in timings.items():
+        for name, one in by_name.items():
+            rate = batch * length / one.p50_ms * 1e3
+            ratio = by_name["eager"].p50_ms / one.p50_ms
+            shape = f"{batch}x{length}" if name == "eager" else ""
+            rows.append([shape, name, f"{one.p50_ms:.1f}", f"{one.p95_ms:.1f}", f"{rate:,.0f}", f"{ratio:.2f}"])
+    return rows
+
+
+def _answers(results: Sequence[Mapping[str, Any]]) -> list[list[tuple[str, float]]]:
+    """Word or label, and score, of every prediction for every text."""
+    return [
+        [(one.get("token_str", one.get("label")), one["score"]) for one in result["predictions"]] for result in results
+    ]
+
+
+def _words(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    return [[word for word, _ in answers] for answers in _answers(results)]
+
+
+def _document(built: Sequence[Built], timings: Mapping[tuple[int, int], Mapping[str, Latency]]) -> dict[str, Any]:
+    """Everything, for machines."""
+    latency = [
+        {"batch": batch, "length": length, "engine": name, **dataclasses.asdict(one)}
+        for (batch, length), by_name in timings.items()
+        for name, one in by_name.items()
+    ]
+    engines = [
+        {"engine": str(one.path), "results": one.results, "manifest": dataclasses.asdict(one.manifest)} for one in built
+    ]
+    return {"model": MODEL, "machine": this_machine(), "engines": engines, "latency": latency}

@@ -1,0 +1,84 @@
+"""``albert-fast export``: a recipe, or a model and options -> an engine file."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+
+from albert_fast.attention import ATTENTION
+from albert_fast.cli import print_json
+from albert_fast.cli.progress import Progress
+from albert_fast.cli.table import facts
+from albert_fast.engine import FORMATS, Manifest
+from albert_fast.engine.manifest import manifest_path
+from albert_fast.heads import HEADS
+from albert_fast.pipelines.sources import tokenizer_folder
+from albert_fast.precision import PRECISIONS
+from albert_fast.recipe import Recipe, export
+
+_OVERRIDES = ("head", "format", "precision", "profile", "attention", "device", "output", "revision")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options; their choices come from the tables."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    formats = {name: row for name, row in FORMATS.items() if row.kind == "file"}
+    parser.add_argument(
+        "source",
+        metavar="RECIPE.toml|MODEL",
+        help="a recipe; or a checkpoint folder, a hub name, albert-fast/wordnet",
+    )
+    parser.add_argument(
+        "--format", choices=formats, help=f"of the engine file; {defaults['format']} unless given or in the recipe"
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, help=f"of the graph; {defaults['precision']} unless given")
+    parser.add_argument(
+        "--profile", metavar="MIN:OPT:MAX", help="shapes as batch x length: 1x16:8x128:32x512, or one shape 8x128"
+    )
+    parser.add_argument("--head", choices=HEADS, help="what the model answers; the checkpoint's own unless given")
+    parser.add_argument("--attention", choices=["auto", *ATTENTION], help="implementation in the graph; auto is sdpa")
+    parser.add_argument("--device", help="that the engine runs on: cpu (unless given) or cuda")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub model")
+    parser.add_argument("-o", "--output", metavar="FILE", help="the engine file to write")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export, and say what was written."""
+    changes = {name: getattr(arguments, name) for name in _OVERRIDES if getattr(arguments, name) is not None}
+    source: str = arguments.source
+    if source.endswith(".toml") or os.path.isfile(source):
+        recipe = Recipe.read(source).replace(**changes)
+    else:
+        recipe = Recipe.from_dict({"model": source, **changes})
+    with Progress() as progress:
+        manifest = export(recipe, progress)
+    written = recipe.output_for(manifest.head)
+    if arguments.json:
+        paths = {"engine": str(written), "manifest": str(manifest_path(written)), "tokenizer": _tokenizer(written)}
+        print_json({**paths, "content": dataclasses.asdict(manifest)})
+    else:
+        print(facts([("engine", str(written)), ("tokenizer", _tokenizer(written) or "none"), *summary(manifest)]))
+    return 0
+
+
+def summary(manifest: Manifest) -> list[tuple[str, str]]:
+    """What an engine is, how large and how exact, as names and values."""
+    error = manifest.error
+    return [
+        ("head", manifest.head),
+        ("format", f"{manifest.format}, {manifest.precision}, {manifest.attention} attention, {manifest.device}"),
+        ("profile", f"{manifest.profile} (batch x length)"),
+        ("size", f"{manifest.file_bytes / 1e6:.1f} MB; weights {manifest.weight_bytes / 1e6:.1f} MB, each once"),
+        (
+            "error",
+            f"max {error.max_abs:.1e}, mean {error.mean_abs:.1e}, cosine {error.cosine:.7f}, same argmax "
+            f"{error.argmax_agreement:.2%} (against float32 eager)",
+        ),
+    ]
+
+
+def _tokenizer(engine_file: Path) -> str | None:
+    folder = tokenizer_folder(engine_file)
+    return str(folder) if folder.is_dir() else None

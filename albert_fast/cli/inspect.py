@@ -1,0 +1,84 @@
+"""``albert-fast inspect``: what an engine file is, whether it is whole and runs here; or what this machine is."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+import albert_fast
+from albert_fast import ops
+from albert_fast.cli import FAILED, print_json
+from albert_fast.cli.export import summary
+from albert_fast.cli.table import facts, table
+from albert_fast.engine import FORMATS, inspect, machine
+from albert_fast.engine.manifest import Manifest, TensorSpec, read_manifest
+from albert_fast.pipelines.sources import tokenizer_folder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The engine file, which may be left out."""
+    parser.add_argument("engine", metavar="ENGINE", nargs="?", help="an engine file; left out: this machine")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the facts. Exit code 1 where the engine is damaged or does not run here."""
+    if arguments.engine is None:
+        here = this_machine()
+        if arguments.json:
+            print_json(here)
+        else:
+            print(facts([(name, str(value)) for name, value in here.items()]))
+            rows = [[name, row.kind, ", ".join(row.devices), row.summary] for name, row in FORMATS.items()]
+            print("\n" + table(["format", "kind", "devices", "what it is"], rows, align="llll"))
+        return 0
+    engine = Path(arguments.engine)
+    if not engine.is_file():
+        raise ValueError(f"no engine file at {engine}; make one with albert-fast export")
+    found = inspect(engine)
+    problems = [found["damage"]] if found["damage"] else found["differences"]
+    if arguments.json:
+        print_json(found)
+    else:
+        manifest = read_manifest(engine)
+        verdict = "no: " + "; ".join(problems) if problems else "yes"
+        print(facts([("engine", str(engine)), *summary(manifest), *_origin(engine, manifest), ("runs here", verdict)]))
+    return FAILED if problems else 0
+
+
+def this_machine() -> dict[str, object]:
+    """Versions, processor, threads, GPU and the op library, by name."""
+    built = ops.is_available()
+    library = (
+        f"{ops.cpu_kernel()} kernels" if built else f"not built, sdpa does without; to build it: {ops.BUILD_COMMAND}"
+    )
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "albert-fast": albert_fast.__version__,
+        **{name: value for name, value in machine.versions().items() if value is not None},
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "op library": library,
+    }
+
+
+def _origin(engine: Path, manifest: Manifest) -> list[tuple[str, str]]:
+    """Where the engine comes from and what it needs."""
+    requires, folder = manifest.requires, tokenizer_folder(engine)
+    torch_release = f"torch {requires.torch} ({requires.torch_rule})"
+    needs = [torch_release, requires.system, requires.architecture, requires.gpu_name]
+    labels = f"{len(manifest.labels)}: {', '.join(manifest.labels[:6])}" + (", ..." if len(manifest.labels) > 6 else "")
+    shown = [
+        ("checkpoint", f"{manifest.checkpoint_source} (sha256 {(manifest.checkpoint_sha256 or 'unknown')[:12]})"),
+        ("tokenizer", str(folder) if folder.is_dir() else "none beside the file; pass --tokenizer to run"),
+        ("inputs", ", ".join(f"{one.name} {_shape(one)} {one.dtype}" for one in manifest.inputs)),
+        ("outputs", ", ".join(f"{one.name} {one.dtype}" for one in manifest.outputs)),
+        ("needs", ", ".join(need for need in needs if need)),
+        ("made by", ", ".join(f"{name} {value}" for name, value in manifest.versions.items() if value)),
+    ]
+    return shown + ([("labels", labels)] if manifest.labels else [])
+
+
+def _shape(spec: TensorSpec) -> str:
+    return "[" + ", ".join(f"{one.name} {one.minimum}..{one.maximum}" for one in spec.dimensions) + "]"

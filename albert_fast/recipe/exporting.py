@@ -1,0 +1,162 @@
+"""export: the one function that walks all floors, from a checkpoint to an engine file that has been proved."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from albert_fast import checkpoint
+from albert_fast import engine as engines
+from albert_fast.batch import ShapeProfile
+from albert_fast.capture import capture
+from albert_fast.config import AlbertConfig
+from albert_fast.engine import Facts, Manifest, files, manifest_path, measure
+from albert_fast.engine.measure import exceeded
+from albert_fast.errors import EngineError
+from albert_fast.heads import HEADS
+from albert_fast.pipelines.sources import tokenizer_folder
+from albert_fast.precision import PRECISIONS, prepare
+from albert_fast.recipe.references import answers, reference_batches
+from albert_fast.recipe.words import Recipe
+
+if TYPE_CHECKING:
+    from albert_fast.pretrained import AlbertPreTrainedModel
+
+Progress = Callable[[str], None]
+"""Called with the name of each stage as it begins."""
+
+_LABELLED = ("sequence-classification", "token-classification")
+
+
+def export(recipe: Recipe, progress: Progress | None = None) -> Manifest:
+    """Build the engine that a recipe asks for, prove it, and write it with its manifest and tokenizer.
+
+    The engine lies at ``recipe.output``, its manifest beside it, and in ``<engine file>.tokenizer`` the tokenizer,
+    where the checkpoint has one. They appear together, after the file has been loaded and found within the error budget
+    of its precision; where anything fails, what lay there before stays as it was.
+
+    Args:
+        progress: told the name of every stage as it begins.
+    Raises:
+        CheckpointError, EngineError, ValueError, MissingDependencyError: what is wrong and what to do about it.
+    """
+    tell = progress or (lambda stage: None)
+    tell(f"loading {recipe.model}")
+    loaded = checkpoint.load(recipe.model, revision=recipe.revision)
+    head = recipe.head or head_of_checkpoint(loaded.config, recipe.model)
+    output = recipe.output_for(head)
+    _check_output(output)
+    attention = "sdpa" if recipe.attention == "auto" else recipe.attention
+    eager = _load_model(loaded, head, recipe.device)
+    profile = recipe.profile or _widest(loaded.config)
+    tokenizer = _tokenizer(loaded.folder)
+
+    tell("capturing the graph")
+    program = prepare(capture(_with_attention(eager, attention), profile), recipe.precision)
+
+    tell("answering the fixed batch in float32 eager")
+    references = answers(eager, reference_batches(loaded.config, head, profile, tokenizer))
+    del eager
+
+    facts = Facts(
+        config=loaded.config.to_dict(),
+        head=head,
+        attention=attention,
+        precision=recipe.precision,
+        profile=profile,
+        checkpoint_sha256=loaded.sha256,
+        checkpoint_source=recipe.model,
+        labels=tuple(loaded.config.id2label.values()) if head in _LABELLED else (),
+    )
+    budget = PRECISIONS[recipe.precision].budget
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with files.pending(output) as hidden:
+        temporary = hidden.parent / "built" / hidden.name  # build locks the folder that it writes to; hidden's is locked
+        temporary.parent.mkdir()
+        manifest = engines.build(
+            program, temporary, format=recipe.format, facts=facts, references=references, budget=budget,
+            device=recipe.device, progress=tell,
+        )  # fmt: skip
+        tell("verifying the file as it will be loaded")
+        engine = engines.load(temporary, device=recipe.device)
+        error = measure([engine(batch) for batch, _ in references], [answer for _, answer in references])
+        beyond = exceeded(error, budget)
+        if beyond:
+            raise EngineError(
+                f"the loaded engine is beyond the error budget of {recipe.precision}: {'; '.join(beyond)}"
+            )
+        del engine
+        kept = tokenizer_folder(output) if tokenizer is not None else None
+        manifest = dataclasses.replace(manifest, notes={**manifest.notes, "tokenizer": kept and kept.name})
+        if tokenizer is not None:
+            tokenizer.save_pretrained(tokenizer_folder(temporary))
+        _publish(temporary, output, manifest)
+    return manifest
+
+
+def _check_output(output: Path) -> None:
+    """Refuse a place that cannot be written before any work is done."""
+    if output.is_dir():
+        raise ValueError(f"the output {output} is a folder; name the engine file, for example {output / 'engine.pt2'}")
+    parent = output.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ValueError(f"the output {output} cannot be written: {parent} is no folder that you may write to")
+
+
+def head_of_checkpoint(config: AlbertConfig, model: str) -> str:
+    """The head that the checkpoint was saved with, by its config's ``architectures``."""
+    names = [str(name) for name in config.extra.get("architectures") or []]
+    found = [name for name, head in HEADS.items() if head.model_class.__name__ in names]
+    if len(found) != 1:
+        raise ValueError(
+            f"the config of {model} does not say which head its weights are for (architectures: {names}); name one "
+            f"with --head or head = ..., one of {', '.join(HEADS)}"
+        )
+    return found[0]
+
+
+def _load_model(loaded: checkpoint.Checkpoint, head: str, device: str) -> AlbertPreTrainedModel:
+    """The float32 model whose attention is the definition, step by step."""
+    model_class = HEADS[head].model_class
+    return model_class.from_checkpoint(loaded, attn_implementation="eager").to(device)
+
+
+def _with_attention(model: AlbertPreTrainedModel, attention: str) -> AlbertPreTrainedModel:
+    """A model over the same weights with another attention implementation."""
+    with torch.device("meta"):
+        twin = type(model)(model.config, attn_implementation=attention)
+    twin.load_state_dict(model.state_dict(), assign=True)
+    twin.tie_weights()
+    return twin.eval()
+
+
+def _widest(config: AlbertConfig) -> ShapeProfile:
+    longest = config.max_position_embeddings
+    return ShapeProfile(1, 8, 32, 1, min(128, longest), longest)
+
+
+def _tokenizer(folder: Path) -> Any:
+    """The tokenizer that lies with the checkpoint, or None where there is none."""
+    from albert_fast.tokenizer import AlbertTokenizer
+
+    if not any(folder.glob("*.model")) and not (folder / "tokenizer.json").is_file():
+        return None
+    return AlbertTokenizer.from_pretrained(folder)
+
+
+def _publish(temporary: Path, output: Path, manifest: Manifest) -> None:
+    """Move the engine file, its tokenizer and its manifest into place; without its manifest nothing is loaded."""
+    manifest_path(output).unlink(missing_ok=True)
+    new, place = tokenizer_folder(temporary), tokenizer_folder(output)
+    if place.exists():
+        os.replace(place, new.with_name(new.name + ".old"))  # goes with the temporary folder
+    if new.exists():
+        os.replace(new, place)
+    files.commit(temporary, output, manifest.to_json())

@@ -1,0 +1,160 @@
+"""Recipe: which engine to build, in the words of a TOML file, checked whole before any work begins."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from albert_fast.attention import ATTENTION
+from albert_fast.batch import ShapeProfile
+from albert_fast.engine import FORMATS
+from albert_fast.heads import HEADS
+from albert_fast.precision import PRECISIONS
+
+_CHOICES: Mapping[str, list[str]] = {
+    "head": list(HEADS),
+    "format": [name for name, row in FORMATS.items() if row.kind == "file"],
+    "precision": list(PRECISIONS),
+    "attention": ["auto", *ATTENTION],
+}
+_REFUSED = "this recipe cannot be followed: "
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which engine to build. Field by field what a recipe's TOML holds.
+
+    Attributes:
+        model: a checkpoint folder, a hub name, or the embedded ``"albert-fast/wordnet"``.
+        head: row of ``HEADS``; None takes what the checkpoint was saved as.
+        format: row of ``FORMATS`` that is written to a file.
+        precision: row of ``PRECISIONS``.
+        profile: the shapes, in TOML ``"1x1:8x128:32x512"``; None means up to 32 texts of any length the model takes.
+        attention: row of ``ATTENTION``, or ``"auto"``.
+        device: that the engine runs on: ``"cpu"`` or ``"cuda"``.
+        output: the engine file, relative to the working directory; None names it after the model.
+        revision: of a hub model: branch, tag or commit.
+    Raises:
+        ValueError: every wrong field, in one message.
+    """
+
+    model: str
+    head: str | None = None
+    format: str = "aotinductor"
+    precision: str = "fp32"
+    profile: ShapeProfile | None = None
+    attention: str = "auto"
+    device: str = "cpu"
+    output: Path | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in _converted(vars(self)).items():
+            object.__setattr__(self, name, value)
+        problems = _problems(vars(self))
+        if problems:
+            raise ValueError(_REFUSED + "; ".join(problems))
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Recipe:
+        """Read a TOML file.
+
+        Raises:
+            ValueError: no such file, not TOML, or not a recipe; all problems in one message that names the file.
+        """
+        try:
+            with open(path, "rb") as stream:
+                values = tomllib.load(stream)
+        except OSError as error:
+            raise ValueError(f"the recipe {os.fspath(path)} cannot be read: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"the recipe {os.fspath(path)} is not TOML: {error}") from None
+        try:
+            return cls.from_dict(values)
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)}: {error}") from None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Build from the content of a TOML file.
+
+        Raises:
+            ValueError: unknown or missing keys and wrong values, all in one message.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        problems = []
+        for key in values:
+            if key not in names:
+                near = difflib.get_close_matches(key, names, n=1)
+                meant = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(names)}"
+                problems.append(f"unknown key {key!r}, {meant}")
+        if "model" not in values:
+            problems.append("the key 'model' is missing; name a folder, a hub name or 'albert-fast/wordnet'")
+        known = {name: values[name] for name in names if name in values}
+        defaults = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
+        problems += _problems(_converted({"model": "-", **defaults, **known}))
+        if problems:
+            raise ValueError(_REFUSED + "; ".join(problems))
+        return cls(**known)
+
+    def replace(self, **changes: Any) -> Recipe:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def output_for(self, head: str) -> Path:
+        """The engine file to write: ``output``, or a name in the working directory that says what the engine is."""
+        if self.output is not None:
+            return self.output
+        model = self.model.rstrip("/").rpartition("/")[2]
+        return Path(f"{model}-{head}-{self.format}-{self.precision}{FORMATS[self.format].suffix}")
+
+
+def _converted(values: Mapping[str, Any]) -> dict[str, Any]:
+    """TOML's strings as the types of the fields, where they can be; what cannot stays for ``_problems`` to name."""
+    made = dict(values)
+    if isinstance(made["output"], str) and made["output"]:
+        made["output"] = Path(made["output"])
+    if isinstance(made["profile"], str):
+        try:
+            made["profile"] = ShapeProfile.parse(made["profile"])
+        except ValueError:
+            pass  # _problems parses it again, for the message
+    return made
+
+
+def _problems(values: Mapping[str, Any]) -> list[str]:
+    """Everything wrong with a recipe's fields, one sentence each."""
+    found = []
+    for name in ("model", "device"):
+        if not isinstance(values[name], str) or not values[name].strip():
+            found.append(f"{name} is {values[name]!r}, expected a name")
+    for name in ("head", "revision"):
+        if values[name] is not None and not isinstance(values[name], str):
+            found.append(f"{name} is {values[name]!r}, expected a name")
+    for name, choices in _CHOICES.items():
+        if values[name] not in choices and not (name == "head" and values[name] is None):
+            near = difflib.get_close_matches(str(values[name]), choices, n=1)
+            meant = f" (did you mean {near[0]!r}?)" if near else ""
+            found.append(f"{name} is {values[name]!r}, expected one of {', '.join(choices)}{meant}")
+    row = FORMATS.get(values["format"]) if isinstance(values["format"], str) else None
+    if row is not None and isinstance(values["device"], str) and values["device"].partition(":")[0] not in row.devices:
+        found.append(f"device is {values['device']!r}, {row.name} runs on {', '.join(row.devices)}")
+    if isinstance(values["profile"], str):
+        try:
+            ShapeProfile.parse(values["profile"])
+        except ValueError as error:
+            found.append(f"profile: {error}")
+    elif not isinstance(values["profile"], ShapeProfile | None):
+        found.append(f"profile is {values['profile']!r}, expected text such as '1x1:8x128:32x512'")
+    output = values["output"]
+    if not isinstance(output, Path | None):
+        found.append(f"output is {output!r}, expected the name of a file")
+    elif row is not None and output is not None and output.suffix != row.suffix:
+        found.append(f"output is {str(output)!r}, expected a name that ends in {row.suffix} for {row.name}")
+    return found
