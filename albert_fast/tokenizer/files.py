@@ -121,12 +121,9 @@ def _without_user_defined(
     added: dict[str, tuple[AddedToken, int]], vocabulary: Vocabulary
 ) -> tuple[tuple[AddedToken, int], ...]:
     """All but the pieces that segmentation finds anyway: ``transformers`` 5 lists ``(`` and others as added tokens."""
-    kinds = vocabulary.model.kinds
-    return tuple(
-        (token, id)
-        for token, id in added.values()
-        if token.special or id >= len(kinds) or kinds[id] != proto.USER_DEFINED
-    )
+    kinds = zip(vocabulary.pieces, vocabulary.model.kinds, strict=True)
+    defined = {piece for piece, kind in kinds if kind == proto.USER_DEFINED}
+    return tuple((token, id) for token, id in added.values() if token.special or token.content not in defined)
 
 
 def _from_json(parsed: json_format.TokenizerJson) -> TokenizerFiles:
