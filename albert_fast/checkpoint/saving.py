@@ -57,9 +57,6 @@ def _written(config: AlbertConfig, tensors: Mapping[str, Tensor]) -> dict[str, T
                 "tensor for both; tie them again or switch tie_word_embeddings off"
             )
         dropped.add(name)
-    if names.DECODER_WEIGHT in tensors.keys() - dropped and "predictions.bias" in tensors:
-        # Without tied embeddings transformers 5 wants the bias under both names.
-        tensors = {names.DECODER_BIAS: tensors["predictions.bias"], **tensors}
     kept: dict[str, Tensor] = {}
     memory: set[int] = set()
     for name, tensor in tensors.items():
