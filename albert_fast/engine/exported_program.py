@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,18 +26,26 @@ def write(
     """
     if options:
         raise ValueError(f"the format exported_program has no options, found {', '.join(options)}")
-    torch.export.save(program, path)
+    torch.export.save(moved(program, "cpu"), path)
     return {}
 
 
 def read(path: Path, *, device: str) -> Run:
     """Load the program onto ``device``. Its file may hold pickled parts: the caller has compared its hash."""
-    program = torch.export.load(path)
-    if torch.device(device).type != "cpu":
-        from torch.export.passes import move_to_device_pass
+    return cast(Run, moved(torch.export.load(path), device).module(check_guards=False))
 
-        program = move_to_device_pass(program, device)
-    return cast(Run, program.module(check_guards=False))
+
+def moved(program: ExportedProgram, device: str) -> ExportedProgram:
+    """The program on a device: itself where it is there already, else a copy."""
+    kind = torch.device(device).type
+    if all(tensor.device.type == kind for tensor in program.state_dict.values()):
+        return program
+    from torch.export.passes import move_to_device_pass
+
+    copied = io.BytesIO()
+    torch.export.save(program, copied)
+    copied.seek(0)
+    return move_to_device_pass(torch.export.load(copied), device)
 
 
 def stored_weight_bytes(path: Path) -> int:

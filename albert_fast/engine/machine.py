@@ -87,12 +87,21 @@ def versions() -> dict[str, str | None]:
     return {
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "compiler": _compiler(),
+        "compiler": compiler(),
         "python": platform.python_version(),
         "cpu": _cpuinfo().get("model name"),
         "cpu_vendor": cpu_vendor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def compiler() -> str | None:
+    """First line of what the C++ compiler says of itself; None without one."""
+    command = os.environ.get("CXX") or "g++"
+    if shutil.which(command) is None:
+        return None
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()[0] if done.returncode == 0 and done.stdout else None
 
 
 def project_commit() -> str | None:
@@ -159,11 +168,3 @@ def _release(version: str) -> tuple[int, ...] | None:
 
 def _major(version: str | None) -> str | None:
     return None if version is None else version.split(".")[0]
-
-
-def _compiler() -> str | None:
-    command = os.environ.get("CXX") or "g++"
-    if shutil.which(command) is None:
-        return None
-    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
-    return done.stdout.splitlines()[0] if done.returncode == 0 and done.stdout else None

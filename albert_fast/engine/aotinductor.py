@@ -1,0 +1,127 @@
+"""The format ``aotinductor``: the graph compiled ahead of time by Inductor into a package with its own machine code.
+
+The passes are unrolled in the package: Inductor's ahead-of-time wrapper cannot call a subgraph repeatedly (torch 2.13:
+"codegen invoke_subgraph is not implemented for cpp wrapper"). Equal kernels are still compiled once, and every weight
+is stored once.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch.export import ExportedProgram
+
+from albert_fast.batch import ShapeProfile
+from albert_fast.engine import cpu_prepack, machine
+from albert_fast.engine.exported_program import moved
+from albert_fast.engine.formats import Run
+from albert_fast.engine.manifest import Requirements
+from albert_fast.errors import EngineError
+
+LINEAR_CHOICES = ("auto", "packed", "plain")
+
+
+def write(
+    program: ExportedProgram, path: Path, *, device: str, profile: ShapeProfile, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Compile the program for this CPU, or for the current CUDA device.
+
+    Args:
+        options: ``{"linear": "auto" | "packed" | "plain"}``, CPU only: whether weights are packed for oneDNN. "auto"
+            measures both here and keeps what was measured in the notes.
+    Raises:
+        ValueError: unknown options.
+        EngineError: there is no C++ compiler, or packing was asked for and this torch has no oneDNN.
+    """
+    unknown = set(options) - {"linear"}
+    if unknown:
+        raise ValueError(f"the format aotinductor has the option linear, found {', '.join(sorted(unknown))}")
+    asked = options.get("linear", "auto")
+    if asked not in LINEAR_CHOICES:
+        raise ValueError(f"the option linear is {asked!r}, expected one of {', '.join(LINEAR_CHOICES)}")
+    if machine.compiler() is None:
+        raise EngineError(
+            "no C++ compiler found, and the format aotinductor needs one: install g++ (apt install g++), or set CXX"
+        )
+    program = moved(program, device)
+    if torch.device(device).type == "cuda":
+        _compile(program, path, freezing=False)
+        return {}
+    linear = _choose_linear(program, asked, profile)
+    packed = linear["chosen"] == "packed"
+    _compile(cpu_prepack.pack_weights(program) if packed else program, path, freezing=packed)
+    return {"linear": linear, "threads": torch.get_num_threads()}
+
+
+def read(path: Path, *, device: str) -> Run:
+    """Load the package: its machine code becomes part of this process. The caller has compared its hash."""
+    index = torch.device(device).index
+    return cast(Run, torch._inductor.aoti_load_package(str(path), device_index=-1 if index is None else index))
+
+
+def stored_weight_bytes(path: Path) -> int:
+    """Bytes of all constants, as the package's own wrapper source lists them."""
+    with zipfile.ZipFile(path) as archive:
+        sources = [archive.read(name) for name in archive.namelist() if name.endswith(".wrapper.cpp")]
+    sizes = [int(size) for text in sources for size in re.findall(rb"constants_info_\[\d+\]\.data_size = (\d+);", text)]
+    if not sizes:
+        raise EngineError(f"{path} lists no constants in its wrapper source; this torch packages them otherwise")
+    return sum(sizes)
+
+
+def requirements(device: str) -> Requirements:
+    """The same kind of machine and the same minor release of torch."""
+    return machine.compiled_requirements(device)
+
+
+def runs_on(built_for: str, device: str) -> bool:
+    """Only on the device type that it was compiled for."""
+    return torch.device(device).type == built_for
+
+
+def _choose_linear(program: ExportedProgram, asked: str, profile: ShapeProfile) -> dict[str, Any]:
+    """What to do with linear maps, and the speed ratio it rests on (None where nothing was measured)."""
+    weights = cpu_prepack.packable_weights(program)
+    possible = cpu_prepack.is_available() and bool(weights)
+    if asked == "packed" and not possible:
+        raise EngineError(
+            "linear='packed' was asked for, but this torch has no oneDNN or the graph no linear map to pack; "
+            "use linear='plain'"
+        )
+    if asked != "auto" or not possible:
+        return {"chosen": asked if possible else "plain", "ratio": None, "asked": asked}
+    dtype = next(iter(program.state_dict.values())).dtype
+    ratio = cpu_prepack.measure_speedup(weights, profile.opt_batch * profile.opt_length, dtype)
+    chosen = "packed" if ratio >= cpu_prepack.PACKED_PAYS_FROM else "plain"
+    return {"chosen": chosen, "ratio": round(ratio, 3), "asked": asked}
+
+
+def _compile(program: ExportedProgram, path: Path, *, freezing: bool) -> None:
+    """Freezing folds the packing ops into constants; Inductor's own packing, once per use, stays off."""
+    from torch._inductor import aoti_compile_and_package, config
+
+    settings: dict[str, Any] = {"freezing": freezing, "cpp.weight_prepack": False}
+    if hasattr(config.aot_inductor, "enable_line_tables"):  # debug information, 1.3 MB of it
+        settings["aot_inductor.enable_line_tables"] = False
+    with torch.no_grad(), _views_stay_views():
+        aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
+
+
+@contextmanager
+def _views_stay_views() -> Iterator[None]:
+    """Keep freezing from storing the transposed view of a weight, the tied decoder's, as a second constant."""
+    from torch._inductor import constant_folding
+
+    ops = [torch.ops.aten.permute.default, torch.ops.aten.t.default, torch.ops.aten.transpose.int]
+    before = list(constant_folding._dont_constant_fold)
+    constant_folding._dont_constant_fold.extend(ops)
+    try:
+        yield
+    finally:
+        constant_folding._dont_constant_fold[:] = before
