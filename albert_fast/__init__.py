@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from albert_fast.batch import Batch as Batch
     from albert_fast.batch import ShapeProfile as ShapeProfile
     from albert_fast.config import AlbertConfig as AlbertConfig
+    from albert_fast.engine import Engine as Engine
+    from albert_fast.engine import load as load
     from albert_fast.errors import CheckpointError as CheckpointError
     from albert_fast.errors import EngineError as EngineError
     from albert_fast.errors import MissingDependencyError as MissingDependencyError
@@ -60,3 +62,7 @@ if TYPE_CHECKING:
     from albert_fast.heads import AlbertForTokenClassification as AlbertForTokenClassification
     from albert_fast.live_model import from_transformers as from_transformers
     from albert_fast.model import AlbertModel as AlbertModel
+    from albert_fast.pipelines import pipeline as pipeline
+    from albert_fast.recipe import Recipe as Recipe
+    from albert_fast.recipe import export as export
+    from albert_fast.tokenizer import AlbertTokenizer as AlbertTokenizer
