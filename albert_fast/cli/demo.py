@@ -30,9 +30,9 @@ MODEL = "albert-fast/wordnet"
 PROFILE = ShapeProfile.parse("1x1:8x32:8x128")
 TEXTS: Mapping[str, Sequence[str]] = {
     "masked-lm": (
-        "a large wild [MASK] with black stripes that lives in the forest",
-        "a person who plays the [MASK] in an orchestra",
-        "the [MASK] of two or more people who are married",
+        "a small [MASK] with feathers and two wings",
+        "the capital and largest [MASK] of France",
+        "a [MASK] that is used for cutting wood",
     ),
     "sequence-classification": (
         "a small green frog that lives in trees",
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         built = [_build(folder, head, format, progress) for head in TEXTS for format in FILE_FORMATS]
         timings = _time([one for one in built if one.manifest.head == TIMED_HEAD], arguments.quick, progress)
     if arguments.json:
-        print_json(_document(built, timings))
+        print_json(document(built, timings))
     else:
         print(_page(built, timings))
     return 0
@@ -104,7 +104,7 @@ def _time(built: Sequence[Built], quick: bool, progress: Progress) -> dict[tuple
         progress(stage)
         draw = torch.Generator().manual_seed(batch)
         inputs = Batch(torch.randint(5, model.config.vocab_size, (batch, length), generator=draw))
-        _compare(engines, inputs)
+        compare(engines, inputs)
         timings[batch, length] = interleaved(
             {name: partial(engine, inputs) for name, engine in engines.items()},
             rounds=rounds,
@@ -118,7 +118,8 @@ def _tell_round(progress: Progress, stage: str, number: int) -> None:
     progress.step(f"{stage}, round {number}")
 
 
-def _compare(engines: Mapping[str, Engine], inputs: Batch) -> None:
+def compare(engines: Mapping[str, Engine], inputs: Batch) -> None:
+    """Raise ``EngineError`` where an engine's answer is another than eager's: what is wrong is not worth timing."""
     expected = engines["eager"](inputs)["logits"]
     for name, engine in engines.items():
         difference = float((engine(inputs)["logits"] - expected).abs().max())
@@ -151,13 +152,14 @@ def _page(built: Sequence[Built], timings: Mapping[tuple[int, int], Mapping[str,
         f"engine files in {built[0].path.parent} (error against float32 eager)\n\n{table(header, sizes, align='lrrrr')}"
     )
     header = ["batch x length", "engine", "p50 ms", "p95 ms", "tokens/s", "eager / it"]
-    parts.append(f"latency of {TIMED_HEAD}, timed in turns\n\n{table(header, _timing_rows(timings), align='llrrrr')}")
+    parts.append(f"latency of {TIMED_HEAD}, timed in turns\n\n{table(header, timing_rows(timings), align='llrrrr')}")
     parts.append(f"this machine\n\n{facts([(name, str(value)) for name, value in this_machine().items()])}")
     parts.append(f'next:  albert-fast run {built[-1].path} "a text of yours"')
     return "\n" + "\n\n".join(parts)
 
 
-def _timing_rows(timings: Mapping[tuple[int, int], Mapping[str, Latency]]) -> list[list[str]]:
+def timing_rows(timings: Mapping[tuple[int, int], Mapping[str, Latency]]) -> list[list[str]]:
+    """Cells of the latency table: per shape a row for each engine, with the shape in the first."""
     rows = []
     for (batch, length), by_name in timings.items():
         for name, one in by_name.items():
@@ -179,7 +181,7 @@ def _words(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return [[word for word, _ in answers] for answers in _answers(results)]
 
 
-def _document(built: Sequence[Built], timings: Mapping[tuple[int, int], Mapping[str, Latency]]) -> dict[str, Any]:
+def document(built: Sequence[Built], timings: Mapping[tuple[int, int], Mapping[str, Latency]]) -> dict[str, Any]:
     """Everything, for machines."""
     latency = [
         {"batch": batch, "length": length, "engine": name, **dataclasses.asdict(one)}

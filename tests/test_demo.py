@@ -1,0 +1,91 @@
+"""The demo: the whole road on the embedded model, in a process of its own, as ``make demo`` runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from albert_fast.cli import demo
+from albert_fast.cli.stopwatch import Latency
+from albert_fast.engine import FORMATS, inspect
+
+FILE_FORMATS = [name for name, row in FORMATS.items() if row.kind == "file"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The folder that the demo wrote to, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, "-m", "albert_fast", "demo", "--quick", "--output", str(folder / "engines")]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    return folder / "engines", subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.slow
+def test_the_demo_goes_through_and_reports_each_stage_on_stderr(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    _, done = finished
+    assert done.returncode == 0, done.stderr
+    for words in ("capturing the graph", "verifying the file", "run in a fresh process", "time 8x64 against eager"):
+        assert words in done.stderr
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_a_sound_engine_of_every_file_format_for_both_heads(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, _ = finished
+    found = [inspect(path) for path in sorted(folder.glob("*.pt2"))]
+    assert {(one["head"], one["format"]) for one in found} == {(h, f) for h in demo.TEXTS for f in FILE_FORMATS}
+    assert all(one["undamaged"] and one["fits_machine"] and one["weights_held_once"] for one in found)
+
+
+@pytest.mark.slow
+def test_fresh_processes_with_different_formats_predict_the_same_sensible_things(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    _, done = finished
+    assert done.stdout.count("each in a fresh process, agree") == len(demo.TEXTS)
+    lines = {line.split("  ")[1]: line for line in done.stdout.splitlines() if line.startswith("  ")}
+    assert "noun.animal" in lines["a small green frog that lives in trees"]
+    assert "noun.food" in lines["a soup made from beans, onions and tomatoes"]
+
+
+@pytest.mark.slow
+def test_the_latency_table_compares_every_engine_with_eager_at_every_shape(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    _, done = finished
+    table = done.stdout.partition("p50 ms")[2].partition("this machine")[0]
+    for name in ("eager", *FILE_FORMATS):
+        assert table.count(f" {name} ") == len(demo.SHAPES)
+    for words in ("torch", "threads", "cpu "):
+        assert f"\n  {words}" in done.stdout
+
+
+def test_a_timing_row_says_tokens_a_second_and_how_often_eager_would_fit_in() -> None:
+    timings = {(8, 64): {"eager": Latency(100.0, 120.0, 9), "fast": Latency(40.0, 50.0, 9)}}
+    assert demo.timing_rows(timings) == [
+        ["8x64", "eager", "100.0", "120.0", "5,120", "1.00"],
+        ["", "fast", "40.0", "50.0", "12,800", "2.50"],
+    ]
+    document = demo.document([], timings)
+    assert json.loads(json.dumps(document))["latency"][1] == {
+        "batch": 8, "length": 64, "engine": "fast", "p50_ms": 40.0, "p95_ms": 50.0, "rounds": 9,
+    }  # fmt: skip
+
+
+def test_an_engine_that_answers_otherwise_is_not_timed() -> None:
+    import torch
+
+    from albert_fast import Batch, EngineError
+
+    engines = {"eager": lambda batch: {"logits": torch.zeros(1, 3)}, "off": lambda batch: {"logits": torch.ones(1, 3)}}
+    with pytest.raises(EngineError, match=r"off is 1.0e\+00 away from eager at \[1, 4\]; not timed"):
+        demo.compare(engines, Batch(torch.ones(1, 4, dtype=torch.int64)))
