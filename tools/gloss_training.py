@@ -23,7 +23,7 @@ from wordnet import LEXNAMES
 from albert_fast.config import AlbertConfig
 
 BATCHES_PER_STEP = 2  # shared out among the workers, so one worker and two take the same steps
-GROWTH = ((0.0, 4), (0.35, 6), (0.6, 8), (0.8, 12))
+GROWTH = ((0.0, 4), (0.46, 6), (0.76, 8), (0.88, 12))
 """From which share of the training on how many passes are made."""
 
 
@@ -32,7 +32,7 @@ class Plan:
     """Every number the result depends on, beside the text itself."""
 
     seed: int = 1
-    steps: int = 4600
+    steps: int = 3500
     vocab_size: int = 10000
     hidden_size: int = 256
     num_hidden_layers: int = 12
@@ -45,13 +45,13 @@ class Plan:
     matrix_learning_rate: float = 2e-3
     weight_decay: float = 0.01
     initializer_range: float = 0.05
-    warmup: float = 0.03
-    decay: float = 0.5
+    warmup: float = 0.03943
+    decay: float = 0.343
     clip: float = 1.0
     label_smoothing: float = 0.05
-    clean_from: float = 0.6
+    clean_from: float = 0.76
     clean_share: float = 0.7
-    average: float = 0.998
+    average: float = 0.99
 
     def config(self) -> AlbertConfig:
         return AlbertConfig(
