@@ -172,18 +172,21 @@ class AlbertConfig:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike[str], **changes: Any) -> AlbertConfig:
-        """Read ``config.json`` from a folder (or a file), or take the name of a published size or embedded model.
+        """Read ``config.json`` from a folder (or a file), or take a published size, embedded model or hub repository.
 
         Args:
             changes: fields to override, for example ``num_labels=3``.
         Raises:
-            ValueError: no such file, not JSON, or not an ALBERT.
+            ValueError: no such file, not JSON, or not an ALBERT. ``CheckpointError``, a ``ValueError``: not on the hub.
+            MissingDependencyError: a hub name without ``huggingface_hub``.
         """
-        if str(name_or_path).removeprefix("albert/") in PUBLISHED and not os.path.exists(name_or_path):
-            return cls.published(str(name_or_path)).replace(**changes)
-        path = Path(name_or_path)
-        if str(name_or_path).startswith("albert-fast/") and not path.exists():
-            path = Path(__file__).parent / "embedded" / str(name_or_path).removeprefix("albert-fast/")
+        name, path = os.fspath(name_or_path), Path(name_or_path)
+        if not path.exists() and name.removeprefix("albert/") in PUBLISHED:
+            return cls.published(name).replace(**changes)
+        if not path.exists():
+            from albert_fast.checkpoint import hub
+
+            path = hub.resolve(name, allow_patterns=[CONFIG_NAME])
         path = path / CONFIG_NAME if path.is_dir() else path
         if not path.is_file():
             raise ValueError(f"no {CONFIG_NAME} at {str(path)!r}; pass a folder that save_pretrained wrote")
@@ -193,7 +196,7 @@ class AlbertConfig:
             raise ValueError(f"{path} is not JSON ({error}); expected an ALBERT config") from error
         if not isinstance(values, dict):
             raise ValueError(f"{path} holds a JSON {type(values).__name__}, expected an object with ALBERT's fields")
-        return cls.from_dict({**values, **changes})
+        return cls.from_dict(values).replace(**changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, the unknown ones included, as JSON-ready values under Hugging Face's names."""

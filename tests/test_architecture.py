@@ -50,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # The roof may import every room. On use, inside a function or for a type, a room may also import these:
 MAY_IMPORT_ON_USE: dict[str, set[str]] = {
+    "config": {"checkpoint"},  # from_pretrained of a hub name
     "pretrained": {"checkpoint"},  # from_pretrained and save_pretrained
     "engine": {"heads", "pretrained"},  # only engine/live.py, which reads a live model's output names off its head
     "tokenizer": {"checkpoint"},  # a hub name's folder

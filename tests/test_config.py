@@ -50,6 +50,16 @@ def test_a_published_size_is_had_by_its_name(name):
     )
 
 
+def test_a_field_of_a_file_can_be_overridden_also_the_number_of_labels(tmp_path):
+    AlbertConfig(id2label={0: "no", 1: "yes"}).save_pretrained(tmp_path)
+    assert AlbertConfig.from_pretrained(tmp_path, num_labels=3, hidden_act="relu").num_labels == 3
+
+
+def test_a_name_that_is_no_folder_and_no_hub_name_is_refused():
+    with pytest.raises(ValueError, match="is no folder on this machine and no hub name"):
+        AlbertConfig.from_pretrained("no such/folder/here")
+
+
 def test_the_schedule_counts_layers_group_by_group():
     config = AlbertConfig(num_hidden_layers=5, num_hidden_groups=2, inner_group_num=2)
     assert config.schedule == (0, 1, 0, 1, 0, 1, 2, 3, 2, 3)
