@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -54,6 +55,8 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (None: this process's own) and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if not sys.warnoptions:  # what torch will change some day is nothing that whoever types a command can act on
+        warnings.simplefilter("ignore", FutureWarning)
     logging.basicConfig(format="albert-fast: %(levelname)s: %(message)s", level=logging.WARNING)
     try:
         options = _parser(arguments).parse_args(arguments)
