@@ -160,6 +160,17 @@ def feed_forward(x_BSD: Tensor, layer: LayerWeights, settings: LayerSettings) ->
     return layer_norm(F.linear(x_BSF, *layer.ffn_output) + x_BSD, layer.output_norm, settings.layer_norm_eps)
 
 
+def transformer_layer(
+    x_BSD: Tensor, bias: Tensor | None, layer: LayerWeights, settings: LayerSettings
+) -> tuple[Tensor, Tensor | None]:
+    """One pass: self-attention, then feed-forward. Returns ``[B, S, D]`` and the attention probabilities."""
+    x_BSD, probabilities = self_attention(x_BSD, bias, layer, settings)
+    return feed_forward(x_BSD, layer, settings), probabilities
+
+
+TransformerLayer = Callable[[Tensor, Tensor | None, LayerWeights, LayerSettings], tuple[Tensor, Tensor | None]]
+
+
 def encode(
     x_BSD: Tensor,
     bias: Tensor | None,
@@ -168,6 +179,7 @@ def encode(
     settings: LayerSettings,
     *,
     collect: bool = False,
+    apply_layer: TransformerLayer = transformer_layer,
 ) -> Encoded:
     """Apply the shared layer, or layers, pass after pass.
 
@@ -177,14 +189,14 @@ def encode(
         layers: the distinct layers; ALBERT's published models have exactly one.
         schedule: for each pass the index into ``layers`` (``AlbertConfig.schedule``).
         collect: also return the hidden state before each pass and after the last, and each pass's attentions.
+        apply_layer: computes one pass; a compiler's hook to treat the layer as one region, compiled once.
     Source: Lan et al. 2020, section 3.1 (cross-layer parameter sharing).
     """
     hidden_states: list[Tensor] = [x_BSD] if collect else []
     attentions: list[Tensor] = []
     for pass_index in range(len(schedule)):
         layer = layers[schedule[pass_index]]
-        x_BSD, probabilities = self_attention(x_BSD, bias, layer, settings)
-        x_BSD = feed_forward(x_BSD, layer, settings)
+        x_BSD, probabilities = apply_layer(x_BSD, bias, layer, settings)
         if collect:
             hidden_states.append(x_BSD)
             if probabilities is not None:

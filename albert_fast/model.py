@@ -93,7 +93,12 @@ class AlbertModel(AlbertPreTrainedModel):
 
     Args:
         add_pooling_layer: also give ``pooler_output``.
+
+    Attributes:
+        apply_layer: computes one pass, see ``functional.encode``; set on an instance by whoever compiles it.
     """
+
+    apply_layer: functional.TransformerLayer = staticmethod(functional.transformer_layer)
 
     def __init__(
         self, config: AlbertConfig, add_pooling_layer: bool = True, *, attn_implementation: str = "auto"
@@ -153,7 +158,7 @@ class AlbertModel(AlbertPreTrainedModel):
         bias = None if attention_mask is None else functional.attention_bias(attention_mask, x.dtype)
         encoded = functional.encode(
             x, bias, self.encoder.layers(), config.schedule, self.layer_settings(want_attentions),
-            collect=want_attentions or want_hidden,
+            collect=want_attentions or want_hidden, apply_layer=self.apply_layer,
         )  # fmt: skip
         output = BaseModelOutputWithPooling(
             last_hidden_state=encoded.last,
