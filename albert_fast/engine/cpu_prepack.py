@@ -1,8 +1,8 @@
 """Linear maps on CPU: pack each weight once for oneDNN in the graph itself, and decide by measuring whether it pays.
 
 A compiler that packs weights by itself packs the shared layer's once per use: twelve copies of ALBERT-base. Here the
-graph says it explicitly: one packing op per weight, whose result every pass uses. The compiler folds the packing op into
-a constant, so the file holds each weight once, in the packed layout.
+graph says it explicitly: one packing op per weight, whose result every pass uses. The compiler folds the packing op
+into a constant, so the file holds each weight once, in the packed layout.
 
 Whether oneDNN's packed GEMM is faster than the plain one (MKL) depends on the CPU: about 2.5 times on AMD Zen 5, no
 difference on Zen 3. So it is measured where the engine is built.
@@ -99,14 +99,15 @@ def pack_weights(program: ExportedProgram) -> ExportedProgram:
             op = graph.call_function(mkldnn._reorder_linear_weight.default, (placeholder,))
         op.meta["val"] = placeholder.meta["val"]
         packed[placeholder] = op
+    signature = copy.deepcopy(program.graph_signature)
     for node in list(graph.nodes):
         if node.target is aten.linear.default and node.args[1] in packed:
-            _replace_linear(graph_module, node, packed[node.args[1]])
+            signature.replace_all_uses(*_replace_linear(graph_module, node, packed[node.args[1]]))
     graph_module.recompile()
     return ExportedProgram(
         root=graph_module,
         graph=graph,
-        graph_signature=program.graph_signature,
+        graph_signature=signature,
         state_dict=program.state_dict,
         range_constraints=program.range_constraints,
         module_call_graph=program.module_call_graph,
@@ -115,8 +116,11 @@ def pack_weights(program: ExportedProgram) -> ExportedProgram:
     )
 
 
-def _replace_linear(graph_module: GraphModule, node: Node, packed: Node) -> None:
-    """``linear(x, w, b)`` -> reshape to 2-D, packed linear, reshape back; the compiler wants two dimensions here."""
+def _replace_linear(graph_module: GraphModule, node: Node, packed: Node) -> tuple[str, str]:
+    """``linear(x, w, b)`` -> reshape to 2-D, packed linear, reshape back; the compiler wants two dimensions here.
+
+    Returns the names of the node that is gone and of the one that stands in its place.
+    """
     graph = graph_module.graph
     x, weight, bias = node.args[0], node.args[1], node.args[2] if len(node.args) > 2 else None
     assert isinstance(x, Node) and isinstance(weight, Node)
@@ -134,9 +138,11 @@ def _replace_linear(graph_module: GraphModule, node: Node, packed: Node) -> None
         result = y if leading == 1 else _call(graph, aten.reshape.default, y, [*sizes, out_features])
     result.meta["val"] = last.meta["val"]
     last.replace_all_uses_with(result)
+    replaced = last.name
     graph.erase_node(last)
     if last is not node:
         graph.erase_node(node)
+    return replaced, result.name
 
 
 def _call(graph: torch.fx.Graph, op: Callable[..., object], *args: object) -> Node:
