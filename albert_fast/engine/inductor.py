@@ -78,10 +78,13 @@ def _compile(run: Run) -> Callable[..., Mapping[str, Tensor]]:
 
 
 def _dynamic(tensor: Tensor, varying: Mapping[int, bool]) -> Tensor:
-    """A view of the tensor that tells the compiler which of its sizes vary."""
-    view = tensor.view(tensor.shape)
-    torch._dynamo.maybe_mark_dynamic(view, [index % tensor.dim() for index, varies in varying.items() if varies])
-    return view
+    """A copy of the tensor that tells the compiler which of its sizes vary.
+
+    A copy, so that it is an inference tensor whoever made the original: the compiler tells the two kinds apart.
+    """
+    copied = tensor.clone()
+    torch._dynamo.maybe_mark_dynamic(copied, [index % tensor.dim() for index, varies in varying.items() if varies])
+    return copied
 
 
 def _takes_choices(model: nn.Module) -> bool:
