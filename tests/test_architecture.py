@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAY_IMPORT_ON_USE: dict[str, set[str]] = {
     "config": {"checkpoint"},  # from_pretrained of a hub name
     "pretrained": {"checkpoint"},  # from_pretrained and save_pretrained
-    "engine": {"heads", "pretrained"},  # only engine/live.py, which reads a live model's output names off its head
+    "engine": {"functional", "heads", "model", "pretrained"},  # only live.py and inductor.py, which take a live model
     "tokenizer": {"checkpoint"},  # a hub name's folder
     "pipelines": {"live_model"},
     "recipe": {"live_model", "pretrained", "tokenizer"},

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import types
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from albert_fast.batch import ShapeProfile
 from albert_fast.engine.eager import make as make_eager
 from albert_fast.engine.formats import Run
-from albert_fast.functional import Affine, LayerSettings, LayerWeights, TransformerLayer
+
+if TYPE_CHECKING:
+    from albert_fast.functional import LayerSettings, LayerWeights, TransformerLayer
 
 
 def make(model: nn.Module, *, outputs: tuple[str, ...], profile: ShapeProfile) -> Run:
@@ -44,7 +46,7 @@ def _with_nested_layer(model: nn.Module) -> nn.Module:
 
     copied = copy.copy(model)
     copied._modules = dict(model._modules)
-    base = copied if isinstance(copied, AlbertModel) else copy.copy(cast(AlbertModel, model.albert))
+    base = copied if isinstance(copied, AlbertModel) else copy.copy(cast("AlbertModel", model.albert))
     base.apply_layer = _nested(base.apply_layer, base.layer_settings())
     if base is not copied:
         copied.albert = base
@@ -53,6 +55,7 @@ def _with_nested_layer(model: nn.Module) -> nn.Module:
 
 def _nested(apply_layer: TransformerLayer, settings: LayerSettings) -> TransformerLayer:
     """``apply_layer`` as one region. Only tensors go in and out: anything else makes the tracer visit it every pass."""
+    from albert_fast.functional import Affine, LayerWeights
 
     def region(x_BSD: Tensor, bias: Tensor | None, *weights: Tensor) -> Tensor:
         pairs = [Affine(weight, bias_) for weight, bias_ in zip(weights[::2], weights[1::2], strict=True)]
