@@ -12,11 +12,30 @@ WARM_UP_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one call, over ``rounds`` rounds: median and 95th percentile."""
+    """Of one call, round by round, in milliseconds."""
 
-    p50_ms: float
-    p95_ms: float
-    rounds: int
+    times_ms: tuple[float, ...]
+
+    @property
+    def p50_ms(self) -> float:
+        """The median."""
+        return statistics.median(self.times_ms)
+
+    @property
+    def p95_ms(self) -> float:
+        """The 95th percentile."""
+        if len(self.times_ms) == 1:
+            return self.times_ms[0]
+        return statistics.quantiles(self.times_ms, n=20, method="inclusive")[18]
+
+    @property
+    def rounds(self) -> int:
+        """How often it was timed."""
+        return len(self.times_ms)
+
+    def speedup_over(self, other: Latency) -> float:
+        """How many times faster than ``other`` of the same run: the median over rounds of the ratio within one."""
+        return statistics.median(b / a for a, b in zip(self.times_ms, other.times_ms, strict=True))
 
 
 def interleaved(
@@ -46,9 +65,4 @@ def interleaved(
             start = time.perf_counter()
             calls[name]()
             times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: _latency(values) for name, values in times.items()}
-
-
-def _latency(values_ms: list[float]) -> Latency:
-    cuts = statistics.quantiles(values_ms, n=20, method="inclusive") if len(values_ms) > 1 else values_ms * 19
-    return Latency(statistics.median(values_ms), cuts[18], len(values_ms))
+    return {name: Latency(tuple(values)) for name, values in times.items()}

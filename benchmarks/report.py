@@ -1,0 +1,153 @@
+"""Rewrite the tables in the README and the docs from the files in benchmarks/results/.
+
+python benchmarks/report.py            rewrite
+python benchmarks/report.py --check    exit with 1 where a table is not what the result files say
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[1]
+RESULTS = REPOSITORY / "benchmarks" / "results"
+PAGES = ("README.md", "docs/performance.md")
+
+
+def read(name: str) -> Any:
+    """A result file's content."""
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def conditions(document: dict[str, Any]) -> str:
+    """Under which the figures hold, in a sentence."""
+    processor, versions = f"{document['processor']} ({document['capability']})", document["versions"]
+    return (
+        f"{processor}, {document['threads']} threads, torch {versions['torch']}, transformers "
+        f"{versions['transformers']}; float32, all engines timed in turns in one run"
+    )
+
+
+def engines(document: dict[str, Any], model: str) -> list[str]:
+    """p50 in milliseconds and the speed-up, an engine a row, a shape a column."""
+    rows = [row for row in document["rows"] if row["model"] == model]
+    shapes = list(dict.fromkeys((row["batch"], row["length"]) for row in rows))
+    lines = [
+        "| p50 ms (x faster) | " + " | ".join(f"{b}x{s}" for b, s in shapes) + " | file MB |",
+        "|---|" + "---:|" * (len(shapes) + 1),
+    ]
+    for engine in dict.fromkeys(row["engine"] for row in rows):
+        mine = [row for row in rows if row["engine"] == engine]
+        cells = [_cell(row, document["baseline"]) for row in mine]
+        size = f"{mine[0]['file_bytes'] / 1e6:.1f}" if mine[0]["file_bytes"] else ""
+        lines.append(f"| {engine} | " + " | ".join(cells) + f" | {size} |")
+    return lines
+
+
+def _cell(row: dict[str, Any], baseline: str) -> str:
+    text = f"{row['p50_ms']:.1f}" if row["p50_ms"] >= 10 else f"{row['p50_ms']:.2f}"
+    return text if row["engine"] == baseline else f"{text} ({row['speedup']:.2f})"
+
+
+def shares(document: dict[str, Any], model: str) -> list[str]:
+    """Achieved share of the machine's own matrix-product rate."""
+    rows = [row for row in document["rows"] if row["model"] == model]
+    shapes = list(dict.fromkeys((row["batch"], row["length"]) for row in rows))
+    ceiling = rows[0]["ceiling_gflop_per_s"]
+    lines = [
+        f"| share of {ceiling:.0f} GFLOP/s | " + " | ".join(f"{b}x{s}" for b, s in shapes) + " |",
+        "|---|" + "---:|" * len(shapes),
+    ]
+    for engine in dict.fromkeys(row["engine"] for row in rows):
+        lines.append(
+            f"| {engine} | " + " | ".join(f"{r['share_of_ceiling']:.2f}" for r in rows if r["engine"] == engine) + " |"
+        )
+    return lines
+
+
+def readme() -> list[str]:
+    """The README's table: ALBERT-base and its conditions."""
+    document = read("engines.json")
+    return [
+        "ALBERT-base classifier, batch x length:",
+        "",
+        *engines(document, "albert-base-v2"),
+        "",
+        f"{conditions(document)} ([results](benchmarks/results/engines.json), [more](docs/performance.md)).",
+    ]
+
+
+def performance() -> list[str]:
+    """Both models, and how near they come to the machine's limit."""
+    document = read("engines.json")
+    lines = [conditions(document) + ".", ""]
+    for model in dict.fromkeys(row["model"] for row in document["rows"]):
+        lines += [f"**{model}**", "", *engines(document, model), "", *shares(document, model), ""]
+    return lines[:-1]
+
+
+def tokenizer() -> list[str]:
+    """Ours by transformers' own, for a batch of 1,000 sentences."""
+    document = read("tokenizer.json")
+    lines = ["| 1,000 sentences | albert-fast ms | transformers ms | time ratio |", "|---|---:|---:|---:|"]
+    for name, times in document["situations"].items():
+        figures = [times[key]["p50"] for key in ("albert_fast_ms", "transformers_ms")]
+        lines.append(f"| {name} | {figures[0]:.1f} | {figures[1]:.1f} | {times['time_ratio']['p50']:.2f} |")
+    return lines
+
+
+def embedded() -> list[str]:
+    """The embedded model on its held-out glosses."""
+    path = REPOSITORY / "albert_fast" / "embedded" / "wordnet" / "metrics.json"
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    return [
+        "| held-out WordNet glosses | albert-fast/wordnet | by chance |",
+        "|---|---:|---:|",
+        f"| top-1 of 45 classes, gloss alone | {figures['accuracy_gloss']:.1%} | {figures['accuracy_majority']:.1%} |",
+        f"| top-1 of 45 classes, lemma and gloss as a pair | {figures['accuracy_pair']:.1%} | |",
+        f"| masked-LM perplexity | {figures['perplexity_model']:.0f} | {figures['perplexity_unigram']:.0f} |",
+    ]
+
+
+TABLES: dict[str, Callable[[], list[str]]] = {
+    "engines": readme,
+    "performance": performance,
+    "tokenizer": tokenizer,
+    "embedded": embedded,
+}
+
+
+def rewritten(text: str) -> str:
+    """A page with every ``<!-- table: NAME -->`` ... ``<!-- end of table -->`` filled anew."""
+
+    def fill(found: re.Match[str]) -> str:
+        return "\n".join([f"<!-- table: {found[1]} -->", *TABLES[found[1]](), "<!-- end of table -->"])
+
+    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end of table -->", fill, text, flags=re.DOTALL)
+
+
+def main() -> int:
+    """Rewrite the pages, or compare them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    arguments = parser.parse_args()
+    stale = [
+        page
+        for page in PAGES
+        if rewritten((REPOSITORY / page).read_text("utf-8")) != (REPOSITORY / page).read_text("utf-8")
+    ]
+    for page in () if arguments.check else stale:
+        path = REPOSITORY / page
+        path.write_text(rewritten(path.read_text("utf-8")), encoding="utf-8")
+    if arguments.check and stale:
+        print(f"not what benchmarks/results says: {', '.join(stale)}; run python benchmarks/report.py", file=sys.stderr)
+    return int(arguments.check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
