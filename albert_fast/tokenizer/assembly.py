@@ -117,14 +117,14 @@ class Rows:
         if special_tokens_mask:
             out["special_tokens_mask"] = self._padded([self._specials(row) for row in self.rows], 1)
         if offset_mapping:
-            out["offset_mapping"] = [encoding.offsets for encoding in self.encodings()]
+            out["offset_mapping"] = self._padded([self._offsets(row) for row in self.rows], (0, 0))
         if length:
             out["length"] = [len(ids) for ids in out["input_ids"]]
         if overflow_to_sample_mapping:
             out["overflow_to_sample_mapping"] = [row.sample for row in self.rows]
         return out
 
-    def _padded(self, rows: list[list[int]], filler: int) -> list[list[int]]:
+    def _padded(self, rows: list[list[Any]], filler: Any) -> list[list[Any]]:
         length = self._length()
         return rows if length is None else pad_rows(rows, length, filler, left=self.layout.pad_left)
 
@@ -134,6 +134,14 @@ class Rows:
         _, (start, end) = row.parts[1]
         second = end - start + self.layout.add_special_tokens
         return [0] * (len(row.ids) - second) + [1] * second
+
+    def _offsets(self, row: Row) -> list[tuple[int, int]]:
+        around = [(0, 0)] if self.layout.add_special_tokens else []
+        out = list(around)
+        for source, (start, end) in row.parts:
+            out += source.details.offsets[start:end]
+            out += around
+        return out
 
     def _specials(self, row: Row) -> list[int]:
         if not self.layout.add_special_tokens:

@@ -107,28 +107,45 @@ class TextEncoder:
             parts = [(0, len(normal), None)] if self._normal is None else self._normal.split(normal)
             for first, last, found in parts:
                 if found is not None:
-                    place = (start + spans[first][0], start + spans[last - 1][1])
-                    out.add(self.added[found], found.content, *place, count if number is None else number)
+                    place = (first, last) if spans is None else (spans[first][0], spans[last - 1][1])
+                    word = count if number is None else number
+                    out.add(self.added[found], found.content, start + place[0], start + place[1], word)
                     count += 1
                     continue
-                count += self._add_words(out, normal[first:last], spans[first:last], start, count, number)
+                count += self._add_words(out, normal[first:last], spans, start, first, count, number)
 
     def _add_words(
-        self, out: Details, normal: str, spans: list[tuple[int, int]], start: int, count: int, number: int | None
+        self,
+        out: Details,
+        normal: str,
+        spans: list[tuple[int, int]] | None,
+        start: int,
+        first: int,
+        count: int,
+        number: int | None,
     ) -> int:
-        """Append the tokens of the words of a normalized stretch; returns how many words there were."""
+        """Append the tokens of the words of a part of a normalized stretch; returns how many words there were.
+
+        Args:
+            normal: the part, which begins at ``first`` in the stretch.
+            spans: the place of each character of the stretch in the original, counted from ``start``.
+            count: words of the text before this part.
+        """
         words = self.normalizer.split(normal)
-        pieces = self.unigram.pieces
         drawn = None if self.sampler is None else self.sampler.pieces(words)
         at = 0
         for index, word in enumerate(words):
+            cut = self.unigram.cut(word) if drawn is None else self.unigram.cut_of(drawn[index])
             at = normal.index(word, at)
-            places = spans[at : at + len(word)]
-            tokens = pieces(word) if drawn is None else [(self.unigram.id(p), p) for p in drawn[index]]
-            done = 0
-            for id, token in tokens:
-                begin, done = done, done + len(token)
-                place = places[max(begin - 1, 0)][0], places[max(done - 2, 0)][1]
-                out.add(id, token, start + place[0], start + place[1], count + index if number is None else number)
+            out.ids += cut.ids
+            out.tokens += cut.texts
+            out.words += [count + index if number is None else number] * len(cut.ids)
+            if spans is None:
+                base = start + first + at
+                out.offsets += [(base + begin, base + end) for begin, end in cut.spans]
+            else:
+                base = first + at
+                places = [(spans[base + begin][0], spans[base + end - 1][1]) for begin, end in cut.spans]
+                out.offsets += [(start + begin, start + end) for begin, end in places]
             at += len(word)
         return len(words)

@@ -145,11 +145,14 @@ class Normalizer(dict[int, str]):
         out += [(self[ord(c)], 1) for c in text[at:]]
         return out
 
-    def aligned(self, text: str) -> tuple[str, list[tuple[int, int]]]:
+    def aligned(self, text: str) -> tuple[str, list[tuple[int, int]] | None]:
         """The normalized text, and for each of its characters the (start, end) in ``text`` it came from.
 
         A replaced quote has the span of its second character; a letter composed with its marks that of the letter.
+        The list is None where each character came from the one at its own place.
         """
+        if text.isascii() and text.isprintable() and self._ascii_is_plain and "``" not in text and "''" not in text:
+            return self(text), None
         quoted, starts, at = [], [], 0
         for match in _DOUBLE_QUOTE.finditer(text):
             quoted.append(text[at : match.start()] + '"')

@@ -8,14 +8,16 @@ it is used here to draw samples.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import Any, Final
+from itertools import accumulate, chain
+from typing import Any, Final, NamedTuple
 
+from albert_fast.tokenizer.automaton import Automaton
 from albert_fast.tokenizer.proto import NORMAL, USER_DEFINED, SentencePieceModel, serialize
 
 SPACE: Final = "\u2581"
 UNKNOWN_PENALTY: Final = 10.0
 DIGIT_COMMA_PENALTY: Final = 100.0
+_IMPOSSIBLE: Final = float("-inf")
 _CACHED_WORDS: Final = 65_536
 _CACHED_LENGTH: Final = 64
 _SURROGATES = dict.fromkeys(range(0xD800, 0xE000), "\uffff")
@@ -49,103 +51,109 @@ class Vocabulary:
         object.__setattr__(self, "ids", {piece: index for index, piece in enumerate(self.pieces)})
 
 
+class Cut(NamedTuple):
+    """The pieces of a word: their ids, their texts, and for each (first, last): it stands for ``word[first:last]``.
+
+    A lone ``▁`` stands for the first character.
+    """
+
+    ids: tuple[int, ...]
+    texts: tuple[str, ...]
+    spans: tuple[tuple[int, int], ...]
+
+
 class Unigram(dict[str, tuple[int, ...]]):
     """Segments words; as a dict, maps a word (without ``▁``) to its ids and remembers a bounded number of them."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         super().__init__()
         self.vocabulary = vocabulary
-        self._trie: dict[str, Any] = {}
-        self._unknown_score = min(vocabulary.scores) - UNKNOWN_PENALTY
+        self._cut: dict[str, Cut] = {}
+        self._automaton: Automaton | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
         return Unigram, (self.vocabulary,)
 
     def __missing__(self, word: str) -> tuple[int, ...]:
-        ids = tuple(self.id(surface) for surface in self.segment(word))
-        if len(word) <= _CACHED_LENGTH:
-            if len(self) >= _CACHED_WORDS:
-                self.clear()
-            self[word] = ids
+        known, unk_id = self.vocabulary.ids.get, self.vocabulary.unk_id
+        ids = tuple([known(text, unk_id) for text in self.segment(word)])
+        _remember(self, word, ids)
         return ids
+
+    def forget(self) -> None:
+        """Forget every word met so far."""
+        self.clear()
+        self._cut.clear()
 
     def ids(self, words: list[str]) -> list[int]:
         """The ids of all pieces of all words, in a row."""
         return list(chain.from_iterable(map(self.__getitem__, words)))
 
-    def pieces(self, word: str) -> list[tuple[int, str]]:
-        """(id, text) of each piece of ``▁word``; a run of unknown characters is one piece with the id of ``<unk>``."""
-        return [(self.id(surface), surface) for surface in self.segment(word)]
+    def cut(self, word: str) -> Cut:
+        """The pieces of ``▁word``; a run of unknown characters is one piece with the id of ``<unk>``."""
+        cut = self._cut.get(word)
+        if cut is None:
+            cut = self.cut_of(self.segment(word))
+            _remember(self._cut, word, cut)
+        return cut
 
-    def id(self, surface: str) -> int:
-        """The id of a piece, that of ``<unk>`` for a text that is none."""
-        return self.vocabulary.ids.get(surface, self.vocabulary.unk_id)
-
-    def _build_trie(self) -> None:
-        """Nested dicts by character; the key ``""`` holds the score of the piece that ends there."""
-        trie: dict[str, Any] = {}
-        for piece, score in zip(self.vocabulary.pieces, self.vocabulary.scores, strict=True):
-            node = trie
-            for character in piece:
-                node = node.setdefault(character, {})
-            node[""] = score
-        self._trie = trie
+    def cut_of(self, texts: list[str]) -> Cut:
+        """The cut that has these texts, which joined are ``▁`` and a word."""
+        known, unk_id = self.vocabulary.ids.get, self.vocabulary.unk_id
+        ends = list(accumulate(map(len, texts)))
+        spans = [(max(end - len(text) - 1, 0), max(end - 1, 1)) for text, end in zip(texts, ends, strict=True)]
+        return Cut(tuple([known(text, unk_id) for text in texts]), tuple(texts), tuple(spans))
 
     def segment(self, word: str) -> list[str]:
         """The texts of the pieces of ``▁word``; joined they give it back. Time grows with the length of the word.
 
         Source: Kudo 2018 (arXiv:1804.10959), section 3.1, decoded with the Viterbi algorithm.
         """
-        if not self._trie:
-            self._build_trie()
-        trie, unknown = self._trie, self._unknown_score
+        if self._automaton is None:
+            scores = dict(zip(self.vocabulary.pieces, self.vocabulary.scores, strict=True))
+            self._automaton = Automaton(scores, min(scores.values()) - UNKNOWN_PENALTY)
         text = SPACE + word
-        size = len(text)
-        best: list[float | None] = [None] * (size + 1)
-        came_from = [0] * (size + 1)
-        best[0] = 0.0
-        for start in range(size):
-            here = best[start]
-            assert here is not None
-            node = trie
-            end, alone = start, False
-            while end < size and text[end] in node:
-                node = node[text[end]]
-                end += 1
-                score = node.get("")
-                if score is not None:
-                    alone = alone or end == start + 1
-                    total = score + here
-                    before = best[end]
-                    if before is None or total > before:
-                        best[end], came_from[end] = total, start
-            if not alone:
-                before = best[start + 1]
-                if before is None or here + unknown > before:
-                    best[start + 1], came_from[start + 1] = here + unknown, ~start
-        return self._walk_back(text, came_from)
+        state = self._automaton.start
+        best, lengths = [0.0], [0]
+        for character in text:
+            state = state[character]
+            top, chosen = _IMPOSSIBLE, 0
+            for length, score in state.matches:
+                total = best[-length] + score
+                if total > top:
+                    top, chosen = total, length
+            best.append(top)
+            lengths.append(chosen)
+        return self._walk_back(text, lengths)
 
-    def _walk_back(self, text: str, came_from: list[int]) -> list[str]:
-        """Pieces from the back pointers (``~start`` marks an unknown character); runs of unknown become one."""
-        unk = self.vocabulary.pieces[self.vocabulary.unk_id]
+    def _walk_back(self, text: str, lengths: list[int]) -> list[str]:
+        """The pieces, from the length of the best one that ends at each place; runs of unknown become one."""
+        ids, unk_id = self.vocabulary.ids, self.vocabulary.unk_id
         pieces: list[str] = []
         end, unknown_end = len(text), 0
         while end:
-            start = came_from[end]
-            known = start >= 0
-            start = start if known else ~start
-            if known and text[start:end] != unk:
+            start = end - lengths[end]
+            piece = text[start:end]
+            if ids.get(piece, unk_id) == unk_id:
+                unknown_end = unknown_end or end
+            else:
                 if unknown_end:
                     pieces.append(text[end:unknown_end])
                     unknown_end = 0
-                pieces.append(text[start:end])
-            elif not unknown_end:
-                unknown_end = end
+                pieces.append(piece)
             end = start
         if unknown_end:
             pieces.append(text[:unknown_end])
         pieces.reverse()
         return pieces
+
+
+def _remember(memory: dict[str, Any], word: str, value: Any) -> None:
+    """Keep what was found for a word of ordinary length; a full memory starts anew."""
+    if len(word) <= _CACHED_LENGTH:
+        if len(memory) >= _CACHED_WORDS:
+            memory.clear()
+        memory[word] = value
 
 
 class Sampler:
