@@ -76,7 +76,8 @@ def export(recipe: Recipe, progress: Progress | None = None) -> Manifest:
     budget = PRECISIONS[recipe.precision].budget
     output.parent.mkdir(parents=True, exist_ok=True)
     with files.pending(output) as hidden:
-        temporary = hidden.parent / "built" / hidden.name  # build locks the folder that it writes to; hidden's is locked
+        # build locks the folder that it writes to, and hidden's own is locked already
+        temporary = hidden.parent / "built" / hidden.name
         temporary.parent.mkdir()
         manifest = engines.build(
             program, temporary, format=recipe.format, facts=facts, references=references, budget=budget,
