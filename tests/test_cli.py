@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import subprocess
@@ -208,9 +209,9 @@ def test_run_cuts_long_texts_when_asked(engines: dict[str, Path], run: Run) -> N
 
 
 def test_run_refuses_an_engine_without_a_task(engines: dict[str, Path], tmp_path: Path, run: Run) -> None:
-    manifest = Path(f"{engines['masked-lm']}.manifest.json").read_text()
+    manifest = dataclasses.replace(read_manifest(engines["masked-lm"]), head="base")
     (tmp_path / "base.pt2").write_bytes(b"not even loaded")
-    (tmp_path / "base.pt2.manifest.json").write_text(manifest.replace('"masked-lm"', '"base"'))
+    (tmp_path / "base.pt2.manifest.json").write_text(manifest.to_json())
     code, _, err = run("run", tmp_path / "base.pt2", TEXT)
     assert code == 1
     assert "no pipeline answers with the head 'base'" in err
@@ -290,6 +291,15 @@ def test_progress_redraws_the_line_of_a_terminal_and_marks_what_failed() -> None
         raise ValueError("it broke")
     lasting = [line.rpartition("\r\x1b[2K")[2].split() for line in stream.getvalue().rstrip().split("\n")]
     assert [(line[0], line[-1]) for line in lasting] == [("ok", "one"), ("failed", "two")]
+
+
+def test_progress_never_draws_a_line_that_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    stream = Terminal()
+    with Progress(stream) as progress:
+        progress("a stage with a long name " * 4)
+    drawn = stream.getvalue().split("\r\x1b[2K")[1]
+    assert len(drawn) == 39
 
 
 def test_tables_are_aligned_whatever_the_characters() -> None:

@@ -124,6 +124,8 @@ def test_what_is_no_toml_file_is_refused_by_its_name(text: str | None, message: 
 
 def test_the_engine_is_named_after_model_head_and_format_unless_the_recipe_names_it() -> None:
     assert Recipe("albert/albert-base-v2").output_for("base") == Path("albert-base-v2-base-aotinductor-fp32.pt2")
+    assert Recipe(".").output_for("base") == Path(f"{Path.cwd().name}-base-aotinductor-fp32.pt2")
+    assert Recipe(".", output=Path("engine.pt2")).output_for("base") == Path("engine.pt2")
 
 
 def test_export_writes_engine_manifest_and_tokenizer_that_run_alone(

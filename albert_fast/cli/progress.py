@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 import time
@@ -78,7 +79,9 @@ class Progress:
                     self._draw(frame)
 
     def _draw(self, frame: int) -> None:
-        self._write(f"\r\x1b[2K  {_FRAMES[frame % len(_FRAMES)]:<6} {self._seconds():6.1f} s  {self._stage}")
+        line = f"  {_FRAMES[frame % len(_FRAMES)]:<6} {self._seconds():6.1f} s  {self._stage}"
+        # A line that wraps could not be drawn over.
+        self._write("\r\x1b[2K" + line[: shutil.get_terminal_size().columns - 1])
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._stage_began

@@ -111,7 +111,7 @@ class Recipe:
         """The engine file to write: ``output``, or a name in the working directory that says what the engine is."""
         if self.output is not None:
             return self.output
-        model = self.model.rstrip("/").rpartition("/")[2]
+        model = Path(self.model).resolve().name
         return Path(f"{model}-{head}-{self.format}-{self.precision}{FORMATS[self.format].suffix}")
 
 
