@@ -137,6 +137,11 @@ def test_added_tokens_are_found_as_in_transformers(own: AlbertTokenizer) -> None
     assert own.additional_special_tokens == special
 
 
+def test_the_longest_of_the_tokens_that_begin_at_one_place_is_found(own: AlbertTokenizer) -> None:
+    own.add_tokens(["<ab>", "<ab><cd>", "<ab><"], special_tokens=True)
+    assert own.tokenize("<ab><cd><ab>[MASK]") == ["<ab><cd>", "<ab>", "[MASK]"]
+
+
 def test_special_tokens_can_be_set(own: AlbertTokenizer) -> None:
     assert own.add_special_tokens({"additional_special_tokens": ["<e>"], "mask_token": "<mask>"}) == 2
     assert own.mask_token == "<mask>"

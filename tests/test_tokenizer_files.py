@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import sentencepiece
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_samples import TEXTS, USER_DEFINED, Pair, pair, peer, small_folder, true_folder
@@ -67,6 +68,8 @@ def test_what_is_saved_loads_here_and_in_transformers(settings: dict[str, Any], 
     theirs = peer(tmp_path / "saved")
     assert again(texts) == ours(texts)
     assert again(texts)["input_ids"] == theirs(texts)["input_ids"]
+    bare = tokenizers.Tokenizer.from_file(str(tmp_path / "saved" / "tokenizer.json"))
+    assert [encoding.ids for encoding in bare.encode_batch(texts)] == ours(texts)["input_ids"]
     for name in ("do_lower_case", "keep_accents", "model_max_length", "truncation_side", "special_tokens_map"):
         assert getattr(again, name) == getattr(ours, name), name
     assert theirs.model_max_length == ours.model_max_length

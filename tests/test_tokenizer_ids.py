@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from tokenizer_samples import LAYOUTS, NASTY, TEXTS, Pair, pair, peer, small_folder, true_folder
 
 from albert_fast.tokenizer import AlbertTokenizer
-from albert_fast.tokenizer.unigram import Unigram
+from albert_fast.tokenizer.proto import NORMAL, UNKNOWN, SentencePieceModel
+from albert_fast.tokenizer.unigram import Unigram, vocabulary_of
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,15 @@ def test_real_words_are_cut_as_by_sentencepiece(small: Pair) -> None:
     processor = sentencepiece.SentencePieceProcessor(model_proto=vocabulary.serialized)
     words = [w for w in " ".join(TEXTS[:2]).lower().split() if w.isalpha()]
     assert [ours.encode(w, add_special_tokens=False) for w in words] == [processor.encode(w) for w in words]
+
+
+@pytest.mark.parametrize(("space", "pair", "expected"), [(-12.0, -13.0, ["▁a", "b"]), (-10.0, -12.0, ["▁", "ab"])])
+def test_an_unknown_character_costs_ten_more_than_the_worst_piece(
+    space: float, pair: float, expected: list[str]
+) -> None:
+    scores = {"<unk>": 0.0, "▁": space, "▁a": -1.0, "ab": pair}
+    model = SentencePieceModel(tuple(scores), tuple(scores.values()), (UNKNOWN, NORMAL, NORMAL, NORMAL))
+    assert Unigram(vocabulary_of(model, unk_id=0, serialized=None)).segment("ab") == expected
 
 
 def test_lone_surrogates_are_unknown(small: Pair) -> None:
