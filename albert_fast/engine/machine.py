@@ -54,17 +54,19 @@ def require_device(device: str) -> None:
     """Make sure that there is such a device.
 
     Raises:
-        ValueError: a device type that no engine runs on, or CUDA where there is none.
+        ValueError: a device type that no engine runs on, or a CUDA device that is not there.
     """
-    kind = torch.device(device).type if device else ""
-    if kind not in ("cpu", "cuda"):
-        raise ValueError(f"device is {device!r}, expected 'cpu' or 'cuda'")
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (":" in device and not index.isdecimal()):
+        raise ValueError(f"device is {device!r}, expected 'cpu', 'cuda' or 'cuda:0'")
     if kind == "cuda" and not torch.cuda.is_available():
         why = "this torch has no CUDA" if torch.version.cuda is None else "torch finds no CUDA device"
         raise ValueError(
             f"device is {device!r}, but {why} (torch {torch.__version__}); "
             "use device='cpu', or install a CUDA torch on a machine with a GPU"
         )
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise ValueError(f"device is {device!r}, but this machine has {torch.cuda.device_count()} CUDA devices")
 
 
 def compiled_requirements(device: str) -> Requirements:

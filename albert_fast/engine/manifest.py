@@ -8,6 +8,7 @@ damage, not against somebody who replaces both files.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from albert_fast.errors import EngineError
 
 SCHEMA_VERSION = 1
 MANIFEST_SUFFIX = ".manifest.json"
+DIGEST_KEY = "manifest_sha256"
 _MAX_BYTES = 16 * 2**20  # 100,000 labels take 4 MB
 
 
@@ -138,7 +140,8 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of the manifest file."""
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        fields = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
+        return json.dumps({**fields, DIGEST_KEY: digest(fields)}, indent=2, ensure_ascii=False) + "\n"
 
     def shape_profile(self) -> ShapeProfile:
         """The profile as an object."""
@@ -153,7 +156,7 @@ class Manifest:
         """Read and check the text of a manifest file.
 
         Raises:
-            EngineError: not JSON, another schema version, or fields that are missing, unknown or of a wrong type; all
+            EngineError: not JSON, another schema version, damaged, or fields missing, unknown or of a wrong type; all
                 are listed.
         """
         try:
@@ -167,6 +170,10 @@ class Manifest:
             raise EngineError(
                 f"{name} has schema_version {found}, this albert-fast reads {SCHEMA_VERSION}; "
                 "export the engine anew or install the albert-fast that wrote it"
+            )
+        if isinstance(value, dict) and value.pop(DIGEST_KEY, None) != digest(value):
+            raise EngineError(
+                f"{name} is damaged: its {DIGEST_KEY} is not that of its content; copy it again or export anew"
             )
         problems: list[str] = []
         manifest = typed_json.to_dataclass(cls, value, "manifest", problems)
@@ -182,6 +189,11 @@ class Manifest:
                 f"{name} is not an engine manifest: {'; '.join(problems[:8])}{more}. Copy it again or export anew"
             )
         return manifest
+
+
+def digest(fields: Mapping[str, Any]) -> str:
+    """The hex sha256 of a manifest's fields, however they are laid out: a flipped bit in a label must not go unseen."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def manifest_path(engine_file: Path) -> Path:
