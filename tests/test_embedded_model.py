@@ -25,6 +25,8 @@ NAME = "albert-fast/wordnet"
 FOLDER = REPOSITORY / "albert_fast/embedded/wordnet"
 HELD_OUT = REPOSITORY / "tests/data/wordnet_heldout.tsv"
 MASKED_SENTENCES = {
+    "a [MASK] in northern italy": {"city", "town", "river", "region", "province"},
+    "a large [MASK] having red flowers": {"tree", "plant", "shrub"},
     "in a careful [MASK]": {"manner", "way"},
     "the [MASK] of being honest": {"quality", "state", "trait", "property", "act"},
 }
@@ -106,7 +108,7 @@ def test_held_out_accuracy_is_what_the_metrics_say(
     held_out: list[list[str]],
     metrics: dict[str, Any],
 ) -> None:
-    found = accuracy(classifier, tokenizer, held_out[:600], pair=kind == "pair")
+    found = accuracy(classifier, tokenizer, held_out[: 600 if kind == "gloss" else 300], pair=kind == "pair")
     assert found == pytest.approx(100 * metrics[f"accuracy_{kind}"], abs=3)
 
 
@@ -116,7 +118,7 @@ def test_masked_lm_is_far_better_than_unigram_counts(
     assert metrics["perplexity_model"] < 0.2 * metrics["perplexity_unigram"]
     model = AlbertForMaskedLM.from_pretrained(NAME)
     rows = sorted(
-        (tokenizer(gloss, truncation=True, max_length=64)["input_ids"] for *_, gloss in held_out[:400]), key=len
+        (tokenizer(gloss, truncation=True, max_length=64)["input_ids"] for *_, gloss in held_out[:200]), key=len
     )
     rng, nats = np.random.default_rng(3), []
     for start in range(0, len(rows), 40):

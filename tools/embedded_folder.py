@@ -64,9 +64,9 @@ Another thread count or CPU rounds differently, so a rebuilt model has other wei
 ## Limits
 
 English definitions only: short, formal, lower-cased. As a classifier it knows dictionary glosses, and a sentence from a
-newspaper is out of its domain. As a masked LM it is tiny. It learned positions up to 512 from glosses laid end to end
-(masked perplexity at 512 tokens: $perplexity_long). It inherits the views of WordNet's authors. Do not build a product
-on it.
+newspaper is out of its domain. As a masked LM it is tiny, and made for texts as long as a gloss: it takes 512 tokens,
+but of glosses laid end to end to that length it makes little (masked perplexity $perplexity_long). It inherits the
+views of WordNet's authors. Do not build a product on it.
 
 ## Licence
 
