@@ -323,4 +323,6 @@ def test_the_stopwatch_gives_every_call_the_same_rounds_in_turns() -> None:
     assert [one.rounds for one in latencies.values()] == [6, 6]
     assert "".join(called) == "ababab" + "abbaabbaabba"
     assert all(0 <= one.p50_ms <= one.p95_ms for one in latencies.values())
+    called.clear()
     assert interleaved(calls, rounds=50, seconds=0)["a"].rounds == 5
+    assert called.count("a") == 1 + 5

@@ -30,9 +30,9 @@ MODEL = "albert-fast/wordnet"
 PROFILE = ShapeProfile.parse("1x1:8x32:8x128")
 TEXTS: Mapping[str, Sequence[str]] = {
     "masked-lm": (
-        "a small [MASK] with feathers and two wings",
         "the capital and largest [MASK] of France",
-        "a [MASK] that is used for cutting wood",
+        "a [MASK] who treats sick people",
+        "a [MASK] made of metal",
     ),
     "sequence-classification": (
         "a small green frog that lives in trees",

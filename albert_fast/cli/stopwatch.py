@@ -46,10 +46,13 @@ def interleaved(
     Args:
         calls: by name; each must have finished its work when it returns.
         rounds: at most so many, after ``WARM_UP_ROUNDS`` that do not count.
-        seconds: no new round begins after so long; five are made in any case.
+        seconds: no new round begins after so long; one to warm up and five are made in any case.
         tell: called with the number of each round.
     """
-    for _ in range(WARM_UP_ROUNDS):
+    began = time.perf_counter()
+    for number in range(WARM_UP_ROUNDS):
+        if number and time.perf_counter() - began > seconds:
+            break
         for call in calls.values():
             call()
     times: dict[str, list[float]] = {name: [] for name in calls}
