@@ -123,13 +123,14 @@ def test_the_folder_of_a_living_export_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_other_files_that_look_alike_are_left_alone(tmp_path: Path) -> None:
-    alike = {".e.pt2.tmp", ".other.pt2.x.tmp", "e.pt2.tmp"}
+    alike, links = {".e.pt2.tmp", ".other.pt2.x.tmp", "e.pt2.tmp"}, {".e.pt2.link.tmp", ".e.pt2.dangling.tmp"}
     for name in alike:
         (tmp_path / name).write_text("mine")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / ".e.pt2.link.tmp").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / ".e.pt2.dangling.tmp").symlink_to(tmp_path / "nowhere")
     write(tmp_path / "e.pt2", "new")
-    assert names(tmp_path) == {*alike, "elsewhere", ".e.pt2.link.tmp", "e.pt2", "e.pt2.manifest.json"}
+    assert names(tmp_path) == {*alike, *links, "elsewhere", "e.pt2", "e.pt2.manifest.json"}
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from albert_fast.engine.manifest import manifest_path
 from albert_fast.errors import EngineError
+from albert_fast.files import flush
 
 
 @contextmanager
@@ -53,14 +54,14 @@ def commit(temporary: Path, target: Path, manifest_text: str) -> None:
     temporary_manifest, target_manifest = manifest_path(temporary), manifest_path(target)
     temporary_manifest.write_text(manifest_text, encoding="utf-8")
     for path in (temporary, temporary_manifest):
-        _flush(path)
+        flush(path)
     with _locked(target.parent):
         target_manifest.unlink(missing_ok=True)
-        _flush(target.parent)
+        flush(target.parent)
         os.replace(temporary, target)
-        _flush(target.parent)
+        flush(target.parent)
         os.replace(temporary_manifest, target_manifest)
-        _flush(target.parent)
+        flush(target.parent)
 
 
 def sha256_of(path: Path) -> str:
@@ -95,11 +96,3 @@ def _remove_leftovers(target: Path) -> None:
             pass
         finally:
             os.close(lock)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
