@@ -55,6 +55,8 @@ def test_the_mask_may_have_any_dtype_and_the_ids_may_be_int32(format: str) -> No
     for dtype in (torch.bool, torch.float32, torch.int32):
         other = Batch(batch.input_ids.int(), batch.attention_mask.to(dtype), batch.token_type_ids.int())  # type: ignore[union-attr]
         assert differ(engine_of(format)(other), expected) == 0
+    half = Batch(batch.input_ids, batch.attention_mask * 0.5, batch.token_type_ids)  # type: ignore[operator]
+    assert differ(engine_of(format)(half), expected) == 0  # anything but 0 is text
 
 
 @every_format
