@@ -63,7 +63,10 @@ def engines(model: AlbertForSequenceClassification, folder: Path, device: str) -
             made[name] = in_process(model, format=name, profile=PROFILE, device=device)
             continue
         path = folder / f"{name}{row.suffix}"
-        facts = Facts(model.config.to_dict(), "sequence-classification", "sdpa", "fp32", PROFILE)
+        facts = Facts(
+            config=model.config.to_dict(), head="sequence-classification", attention="sdpa", precision="fp32",
+            profile=PROFILE,
+        )  # fmt: skip
         references = answers(model, reference_batches(model.config, "sequence-classification", PROFILE))
         budget = PRECISIONS["fp32"].budget
         build(
