@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 @dataclass(frozen=True)
 class ErrorBudget:
-    """How far an engine's outputs may be from float32 eager on the export's fixed batch, padding left out.
+    """How far an engine's outputs may be from float32 eager on the export's fixed batches, padded places included.
 
     Attributes:
         max_abs, mean_abs: largest and mean absolute difference over all output numbers.

@@ -75,10 +75,20 @@ class Unigram(dict[str, tuple[int, ...]]):
         return Unigram, (self.vocabulary,)
 
     def __missing__(self, word: str) -> tuple[int, ...]:
-        known, unk_id = self.vocabulary.ids.get, self.vocabulary.unk_id
-        ids = tuple([known(text, unk_id) for text in self.segment(word)])
-        _remember(self, word, ids)
-        return ids
+        text = SPACE + word
+        lengths, known, unk_id = self._best_lengths(text), self.vocabulary.ids.get, self.vocabulary.unk_id
+        ids: list[int] = []
+        end, unknown = len(text), False
+        while end:  # as in _walk_back, but without the texts
+            start = end - lengths[end]
+            id = known(text[start:end], unk_id)
+            if id != unk_id or not unknown:
+                ids.append(id)
+            unknown = id == unk_id
+            end = start
+        found = tuple(reversed(ids))
+        _remember(self, word, found)
+        return found
 
     def forget(self) -> None:
         """Forget every word met so far."""
@@ -109,22 +119,32 @@ class Unigram(dict[str, tuple[int, ...]]):
 
         Source: Kudo 2018 (arXiv:1804.10959), section 3.1, decoded with the Viterbi algorithm.
         """
+        text = SPACE + word
+        return self._walk_back(text, self._best_lengths(text))
+
+    def _best_lengths(self, text: str) -> list[int]:
+        """For each place in ``text`` the length of the piece that ends there in the best segmentation up to it.
+
+        The inner loop is most of what a new word costs, hence the bound methods.
+        """
         if self._automaton is None:
             scores = dict(zip(self.vocabulary.pieces, self.vocabulary.scores, strict=True))
             self._automaton = Automaton(scores, min(scores.values()) - UNKNOWN_PENALTY)
-        text = SPACE + word
         state = self._automaton.start
         best, lengths = [0.0], [0]
+        add_best, add_length = best.append, lengths.append
+        chosen = 0
         for character in text:
             state = state[character]
-            top, chosen = _IMPOSSIBLE, 0
+            top = _IMPOSSIBLE
             for length, score in state.matches:
                 total = best[-length] + score
                 if total > top:
-                    top, chosen = total, length
-            best.append(top)
-            lengths.append(chosen)
-        return self._walk_back(text, lengths)
+                    top = total
+                    chosen = length
+            add_best(top)
+            add_length(chosen)
+        return lengths
 
     def _walk_back(self, text: str, lengths: list[int]) -> list[str]:
         """The pieces, from the length of the best one that ends at each place; runs of unknown become one."""
