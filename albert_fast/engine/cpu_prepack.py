@@ -4,8 +4,8 @@ A compiler that packs weights by itself packs the shared layer's once per use: t
 graph says it explicitly: one packing op per weight, whose result every pass uses. The compiler folds the packing op
 into a constant, so the file holds each weight once, in the packed layout.
 
-Whether oneDNN's packed GEMM is faster than the plain one (MKL) depends on the CPU: about 2.5 times on AMD Zen 5, no
-difference on Zen 3. So it is measured where the engine is built.
+Whether oneDNN's packed GEMM is faster than the plain one (MKL) depends on the CPU: clearly on AMD Zen 5, not on Zen 3.
+So it is measured where the engine is built.
 """
 
 from __future__ import annotations
