@@ -43,8 +43,8 @@ class Precision:
 
 
 PRECISIONS: Mapping[str, Precision] = {
-    # Measured on ALBERT-base and the embedded model: compiled float32 strays by about 1e-5 from eager float32, from the
-    # order of additions alone. The argmax may flip between near-equal scores of a 30,000-word vocabulary.
+    # Compiled float32 strays from eager by the order of additions alone: 2e-6 in benchmarks/results/engines.json, ten
+    # times that for masked-LM logits. The argmax may flip between near-equal scores of a 30,000-word vocabulary.
     "fp32": Precision(
         "fp32", torch.float32, ErrorBudget(2e-4, 2e-5, 0.99999, 0.99), "albert_fast.precision.fp32:prepare"
     ),
