@@ -52,7 +52,7 @@ def small_program(head: str = "pretraining") -> ExportedProgram:
 
 def facts(model: Any, profile: ShapeProfile = PROFILE) -> Facts:
     return Facts(
-        config=model.config.to_dict(), head=head_of(model), attention="sdpa", precision="fp32", profile=profile,
+        config=model.config.to_dict(), head=head_of(model), attention="sdpa", precision="fp32", profiles=(profile,),
         checkpoint_sha256="0" * 64, checkpoint_source="a test", labels=("no", "yes"),
     )  # fmt: skip
 

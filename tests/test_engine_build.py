@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ from engine_samples import (
 )
 
 from albert_fast.batch import ShapeProfile
-from albert_fast.engine import Manifest, exported_program, inspect, load, manifest_path, read_manifest
+from albert_fast.engine import FORMATS, Format, Manifest, exported_program, inspect, load, manifest_path, read_manifest
 from albert_fast.errors import EngineError
 from albert_fast.precision import ErrorBudget
 
@@ -49,7 +49,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         (dict(references=[]), "references is empty"),
         (dict(device="tpu"), "expected 'cpu', 'cuda'"),
         (dict(options={"speed": "fast"}), "has no options, found speed"),
-        (dict(format="aotinductor", options={"speed": "fast"}), "has the option linear, found speed"),
+        (dict(format="aotinductor", options={"speed": "fast"}), "takes the options linear, found speed"),
         (dict(format="aotinductor", options={"linear": "folded"}), "'folded', expected one of auto, packed, plain"),
         (dict(facts=facts(small_model(), ShapeProfile(1, 2, 9, 1, 8, 48))), r"batch 1\.\.9 .* not within 1\.\.4"),
     ],
@@ -85,17 +85,16 @@ def test_the_measured_error_is_that_of_the_file(tmp_path: Path) -> None:
 
 
 def test_a_file_that_stores_a_weight_twice_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real: Callable[[Path], int] = exported_program.stored_weight_bytes
-    monkeypatch.setattr(exported_program, "stored_weight_bytes", lambda path: 2 * real(path) + 100_000)
+    real: Callable[..., int] = exported_program.stored_weight_bytes
+    monkeypatch.setattr(exported_program, "stored_weight_bytes", lambda *a: 2 * real(*a) + 100_000)
     with pytest.raises(EngineError, match=r"each weight stored once\. Nothing was written"):
         build_small(tmp_path / "e.pt2")
     assert contents(tmp_path) == {}
 
 
 def test_a_file_that_is_too_large_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from albert_fast.engine import builder
-
-    monkeypatch.setattr(builder, "SIZE_ALLOWANCE_BYTES", 0)
+    row = dataclasses.replace(FORMATS["exported_program"], code_bytes=0)
+    monkeypatch.setitem(cast(dict[str, Format], FORMATS), "exported_program", row)
     with pytest.raises(EngineError, match=r"takes \d+ bytes, .*at most \d+ are allowed"):
         build_small(tmp_path / "e.pt2")
 
@@ -182,7 +181,17 @@ def test_a_compiled_engine_is_bound_to_its_device(tmp_path: Path) -> None:
     path = copy_of("aotinductor", tmp_path)
     rewrite(path, device="cuda")
     with pytest.raises(EngineError, match="built for device 'cuda', device='cpu' was asked for"):
+        load(path, device="cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a CUDA device")
+def test_an_engine_goes_to_the_device_it_was_built_for_unless_another_is_named(tmp_path: Path) -> None:
+    assert load(engine_file("exported_program")).device == "cpu"
+    path = copy_of("exported_program", tmp_path)
+    rewrite(path, device="cuda")
+    with pytest.raises(EngineError, match=r"it runs on cuda, and torch .* finds no such device here"):
         load(path)
+    assert load(path, device="cpu").device == "cpu"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a CUDA device")
