@@ -34,7 +34,7 @@ def pending(target: Path) -> Iterator[Path]:
     """
     try:
         with _locked(target.parent):
-            _remove_leftovers(target)
+            remove_dead(target.parent, of=target.name)
             folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
             lock = os.open(folder, os.O_RDONLY)
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -96,10 +96,14 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _remove_leftovers(target: Path) -> None:
-    """Remove the hidden folders of dead exports to ``target``: those that nobody holds the lock of."""
-    for entry in os.scandir(target.parent):
-        if not (entry.name.startswith(f".{target.name}.") and entry.name.endswith(".tmp")):
+def remove_dead(folder: Path, *, of: str = "") -> None:
+    """Remove the hidden folders that killed exports to ``folder`` left: those that nobody holds the lock of.
+
+    Args:
+        of: name of the engine file that was to be written; empty: any.
+    """
+    for entry in os.scandir(folder):
+        if not (entry.name.startswith(f".{of}." if of else ".") and entry.name.endswith(".tmp")):
             continue
         if not entry.is_dir(follow_symlinks=False):
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from collections.abc import Callable
@@ -65,7 +66,7 @@ def export(recipe: Recipe, progress: Progress | None = None) -> Manifest:
         CheckpointError, EngineError, ValueError, MissingDependencyError: what is wrong and what to do about it.
     """
     tell = progress or (lambda stage: None)
-    _check_device(recipe)
+    check_device(recipe)
     tell(f"loading {recipe.model}")
     source = source_of(recipe)
     output = recipe.output_for(head_of(source.model))
@@ -85,7 +86,7 @@ def export_source(source: Source, recipe: Recipe, output: Path, tell: Progress) 
     """``export`` for a model that is there already; ``recipe.model``, ``head`` and ``output`` are not looked at."""
     device, config, head = recipe.device_name, source.model.config, head_of(source.model)
     here = machine.has_device(device)
-    eager = source.model.to(device if here else "cpu")
+    eager = _on(source.model, device if here else "cpu")
     attention = "sdpa" if recipe.attention == "auto" else recipe.attention
     profiles = recipe.profiles or (_widest(config),)
     tell("capturing the graph")
@@ -139,7 +140,12 @@ def _verify(path: Path, device: str, references: list[Any], precision: str) -> N
         raise EngineError(f"the loaded engine is beyond the error budget of {precision}: {'; '.join(beyond)}")
 
 
-def _check_device(recipe: Recipe) -> None:
+def _on(model: AlbertPreTrainedModel, device: str) -> AlbertPreTrainedModel:
+    """The model itself, or a copy on another device: the caller's own stays where it is."""
+    return model if model.device == torch.device(device) else copy.deepcopy(model).to(device)
+
+
+def check_device(recipe: Recipe) -> None:
     """Refuse a device that is missing here before the checkpoint is loaded, unless the format can do without."""
     machine.check_device_name(recipe.device_name)
     if not engines.FORMATS[recipe.format].builds_without_device:
