@@ -71,9 +71,9 @@ double age_ms() {
 }
 
 Text read_text(const std::string& line, const std::string& where, const Manifest& manifest) {
-  const int64_t vocab_size = std::stoll(manifest.at("config.vocab_size"));
   Text text;
-  int64_t id = 0, segment = 0;
+  int64_t vocab_size = 0, id = 0, segment = 0;
+  parse(manifest.at("config.vocab_size"), vocab_size);
   bool empty = true;
   std::istringstream words(line);
   for (std::string word; words >> word;) {

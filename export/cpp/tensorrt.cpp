@@ -46,6 +46,7 @@ class Plan : public Engine {
     std::ifstream(file, std::ios::binary).read(bytes.data(), bytes.size());
     check(cudaFree(nullptr));  // a machine without a GPU is told so here, in CUDA's words
     runtime_.reset(nvinfer1::createInferRuntime(logger_));
+    if (runtime_) runtime_->setEngineHostCodeAllowed(true);  // version-compatible engines hold some; FILE is trusted
     if (runtime_) engine_.reset(runtime_->deserializeCudaEngine(bytes.data(), bytes.size()));
     if (engine_) context_.reset(engine_->createExecutionContext());
     if (!context_) throw std::runtime_error(file + " does not load: " + logger_.error + "; export it anew here");
