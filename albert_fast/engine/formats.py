@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -45,6 +46,7 @@ class Format:
         module: dotted name of the module that implements it: a ``FileFormat`` or an ``InProcessFormat``.
         devices: device types it runs on; the first is the one that is meant where none is named.
         extra: of this project that installs what it needs; None where nothing is needed.
+        imports: top-level packages that it imports.
         options: name of each option that ``write`` takes, and what it does.
         many_profiles: whether one file may hold several profiles.
         builds_without_device: whether a machine without the device can write the file.
@@ -60,6 +62,7 @@ class Format:
     devices: tuple[str, ...]
     summary: str
     extra: str | None = None
+    imports: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     many_profiles: bool = False
     builds_without_device: bool = False
@@ -74,6 +77,13 @@ class Format:
             return f"{self.name} runs on {', '.join(self.devices)}, not on {kind}"
         fitting = (gap.reason for gap in self.gaps if gap.dtype in (dtype, "*") and gap.device in (kind, "*"))
         return next(fitting, None)
+
+    def missing(self) -> str | None:
+        """What is not installed of what the format needs, and the command that installs it; None where all is there."""
+        absent = [name for name in self.imports if find_spec(name) is None]
+        if not absent:
+            return None
+        return f"{self.name} needs {', '.join(absent)}: pip install 'albert-fast[{self.extra}]'"
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,7 @@ def load(path: str | Path, *, device: str | None = None) -> Engine:
     found = machine.differences(manifest.requires)
     if not implementation.runs_on(manifest.device, device):
         found.append(f"it was built for device {manifest.device!r}, device={device!r} was asked for")
-    if not machine.has_device(device):
-        found.append(f"it runs on {device}, and torch {torch.__version__} finds no such device here")
+    found += _missing_device(device)
     if found:
         raise EngineError(
             f"{path} does not fit: {'; '.join(found)}. Export it anew here, or use the format exported_program"
@@ -77,7 +76,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
     row = _row(manifest, path)
     damage = _damage(path, manifest)
     stored = manifest.stored_weight_bytes if damage else file_format(row).stored_weight_bytes(path, manifest.notes)
-    differences = machine.differences(manifest.requires)
+    differences = machine.differences(manifest.requires) + _missing_device(manifest.device)
     return {
         **dataclasses.asdict(manifest),
         "path": str(path),
@@ -118,6 +117,12 @@ def make_engine(
         max_choices=dimensions["choices"].maximum if "choices" in dimensions else None,
         manifest=manifest,
     )
+
+
+def _missing_device(device: str) -> list[str]:
+    if machine.has_device(device):
+        return []
+    return [f"it runs on {device}, and torch {torch.__version__} finds no such device here"]
 
 
 def _row(manifest: Manifest, path: Path) -> Format:

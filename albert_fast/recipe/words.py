@@ -16,6 +16,7 @@ from albert_fast.batch import ShapeProfile, parse_profiles
 from albert_fast.engine import FORMATS, Format
 from albert_fast.heads import HEADS
 from albert_fast.precision import PRECISIONS
+from albert_fast.recipe.support import refusal
 
 _CHOICES: Mapping[str, list[str]] = {
     "head": list(HEADS),
@@ -177,8 +178,8 @@ def _device_problems(row: Format, device: str, precision: Any) -> list[str]:
     if device.partition(":")[0] not in row.devices:
         return [f"device is {device!r}, {row.name} runs on {', '.join(row.devices)}"]
     known = PRECISIONS.get(precision) if isinstance(precision, str) else None
-    gap = None if known is None else row.gap(str(known.dtype).removeprefix("torch."), device)
-    return [] if gap is None else [f"precision is {precision!r}, but {gap}"]
+    reason = None if known is None else refusal(row, known, device)
+    return [] if reason is None else [f"precision is {precision!r}, but {reason}"]
 
 
 def _option_problems(row: Format, options: Any) -> list[str]:
