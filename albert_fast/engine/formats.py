@@ -173,6 +173,28 @@ _ROWS = (
         "compiled ahead of time by Inductor for this very kind of CPU or GPU",
         options={"linear": "packed, plain or auto: whether weights are packed for oneDNN (CPU)"},
     ),
+    Format(
+        "onnx",
+        "file",
+        ".onnx",
+        "albert_fast.engine.onnx_format",
+        ("cpu", "cuda"),
+        "the graph as an ONNX file, run by ONNX Runtime; moves between machines, and other runtimes read it too",
+        extra="onnx",
+        imports=("onnx", "onnxscript", "onnxruntime"),
+        options={
+            "ids": "int64 or int32: dtype of the graph's inputs",
+            "fused": "no, yes or auto: whether attention and LayerNorms are ONNX Runtime's own operators",
+        },
+        embeds_manifest=True,
+        gaps=(
+            Gap(
+                "bfloat16",
+                "cpu",
+                "ONNX Runtime has no bfloat16 kernels for the CPU; choose fp32 or fp16, or the format aotinductor",
+            ),
+        ),
+    ),
     Format("eager", "in-process", "", "albert_fast.engine.eager", ("cpu", "cuda"), "the model as it is, uncompiled"),
     Format(
         "inductor",
