@@ -33,5 +33,5 @@ def cells() -> Iterator[Cell]:
 def refusal(row: Format, precision: Precision, device: str) -> str | None:
     """Why a format cannot serve a precision on a device, or None."""
     if row.kind == "in-process" and precision.name != "fp32":
-        return f"{row.name} runs the live model, whose dtype is its precision: model.to({precision.dtype})"
+        return "in process the live model runs in the dtype that it has; cast the model itself: model.to(dtype)"
     return row.gap(str(precision.dtype).removeprefix("torch."), device)
