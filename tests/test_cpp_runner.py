@@ -133,54 +133,62 @@ def test_argmax_gives_the_place_of_the_largest_number_of_each_row(runner: Runner
 
 
 class Echo(torch.nn.Module):
-    """Answers with what came in, and with an attention of the op library where asked."""
+    """Answers with what came in, and with its batch and length."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> dict[str, Tensor]:
-        echo = torch.stack([input_ids, attention_mask, token_type_ids], -1).float()
-        return {"echo": echo, "sums": echo.sum((1, 2)).unsqueeze(-1)}
+        ones = torch.ones_like(input_ids).float()
+        shape = torch.stack([ones.sum(0)[0].expand(ones.shape[0]), ones.sum(1)], -1)
+        return {"echo": torch.stack([input_ids, attention_mask, token_type_ids], -1).float(), "shape": shape}
 
 
-class Attention(Echo):
+class Attention(torch.nn.Module):
+    """An op of the op library over the first row's ids, mask and types."""
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> dict[str, Tensor]:
-        echo = super().forward(input_ids, attention_mask, token_type_ids)["echo"]
-        ends = torch.full((1,), 8, dtype=torch.int32)
-        return {"context": ops.packed_attention(echo[0], torch.cat([0 * ends, ends]), 8, 1, 1.0)}
+        qkv = torch.stack([input_ids[0], attention_mask[0], token_type_ids[0]], -1).float()
+        end = torch.full((1,), 8, dtype=torch.int32)
+        context = ops.packed_attention(qkv, torch.cat([0 * end, end]), 8, 1, 1.0)
+        return {"context": context.T.expand(2, 8)}
 
 
-def build_other(path: Path, module: torch.nn.Module, op_library: bool) -> Path:
-    """A package that takes 2x8 and nothing else."""
-    example = torch.ones(2, 8, dtype=torch.int64)
-    program = torch.export.export(module, (example, example.clone(), example.clone()))
+def build_other(path: Path, module: torch.nn.Module, profile: ShapeProfile, op_library: bool = False) -> Path:
+    """A package of another module, with a manifest that fits it."""
+    sizes = {"batch": (profile.min_batch, profile.max_batch), "length": (profile.min_length, profile.max_length)}
+    dynamic = {
+        index: torch.export.Dim(name, min=low, max=high)
+        for index, (name, (low, high)) in enumerate(sizes.items())
+        if low < high
+    }
+    inputs = tuple(torch.ones(profile.opt_batch, profile.opt_length, dtype=torch.int64) for _ in range(3))
+    program = torch.export.export(module, inputs, dynamic_shapes=[dynamic] * 3)
     torch._inductor.aoti_compile_and_package(program, package_path=str(path))
     fields = json.loads(Path(f"{engine_file('aotinductor')}.manifest.json").read_text())
-    batch, length = dict(name="batch", minimum=2, maximum=2), dict(name="length", minimum=8, maximum=8)
-    outputs = {"echo": [batch, length, {}], "sums": [batch, {}]} if not op_library else {"context": [length, {}]}
-    fields["outputs"] = [dict(name=name, dtype="float32", dimensions=sizes) for name, sizes in outputs.items()]
-    fields |= dict(profile="2x8", file_bytes=path.stat().st_size)
+    outputs = (
+        {"context": ["batch", "length"]} if op_library else {"echo": ["batch", "length", ""], "shape": ["batch", ""]}
+    )
+    fields["outputs"] = [dict(name=n, dimensions=[dict(name=d) for d in names]) for n, names in outputs.items()]
+    fields |= dict(profile=str(profile), file_bytes=path.stat().st_size)
     fields["requires"]["op_library"] = op_library
     Path(f"{path}.manifest.json").write_text(json.dumps(fields, indent=2))
     return path
 
 
 def test_a_batch_smaller_than_the_profile_is_filled_up_with_what_the_mask_hides(runner: Runner, tmp_path: Path) -> None:
-    path = build_other(tmp_path / "echo.pt2", Echo(), op_library=False)
-    (row,) = numbers(runner(path, ["2 13 | 7"]), "echo")
-    assert row.tolist() == [2, 1, 0, 13, 1, 0, 7, 1, 1]
-    assert runner(path, ["2 13 | 7"], "--output", "sums").stdout == "sums 26\n"
-    assert "a batch of 1x9 is beyond the engine's profile 2x8" in refused(runner(path, [LONGER]))
+    path = build_other(tmp_path / "echo.pt2", Echo(), ShapeProfile(2, 3, 4, 6, 7, 8))
+    assert runner(path, ["2 13 | 7"]).stdout == "echo 2 1 0 13 1 0 7 1 1\n"
+    assert runner(path, ["2 13 | 7"], "--output", "shape").stdout == "shape 2 6\n"
+    assert runner(path, ["5 " * 7, "2", "3"], "--batch", "3", "--output", "shape").stdout == "shape 3 7\n" * 3
+    assert "a batch of 1x9 is beyond the engine's profile 2x6:3x7:4x8" in refused(runner(path, [LONGER]))
 
 
 @needs_library
 def test_an_engine_with_our_ops_needs_their_library(runner: Runner, tmp_path: Path) -> None:
-    path = build_other(tmp_path / "attention.pt2", Attention(), op_library=True)
-    text = "2 13 5 7 | 8 9 10 3"
+    path = build_other(tmp_path / "attention.pt2", Attention(), ShapeProfile(2, 2, 2, 8, 8, 8), op_library=True)
+    text = "2 1 3 2 | 0 1 2 3"
     assert "the op library does not load: libalbert_fast_ops.so: cannot open" in refused(runner(path, [text]))
-    done = runner(path, [text], "--ops", str(ops.library_path()))
-    echo = torch.stack([t[0] for t in batch_from(text).tensors()], -1).float()
-    assert done.returncode == 0, done.stderr
-    expected = ops.packed_attention_reference(echo, torch.tensor([0, 8], dtype=torch.int32), 8, 1, 1.0)
-    assert expected.shape == (8, 1)
-    assert_close(numbers(done, "context"), [expected[0]])
+    qkv = torch.stack([part[0] for part in batch_from(text).tensors()], -1).float()
+    expected = ops.packed_attention_reference(qkv, torch.tensor([0, 8], dtype=torch.int32), 8, 1, 1.0)
+    assert_close(numbers(runner(path, [text], "--ops", str(ops.library_path())), "context"), [expected])
 
 
 @pytest.mark.parametrize(
@@ -301,6 +309,7 @@ def test_help_names_every_option(runner: Runner) -> None:
     assert {*known} - {"--help"} == {*re.findall(r"^  (--\w+)", done.stdout, re.MULTILINE)} != set()
 
 
+@pytest.mark.slow
 def test_scores_of_tokens_without_a_row_each_are_those_of_the_texts_own_tokens(runner: Runner, tmp_path: Path) -> None:
     build_small(tmp_path / "engine.pt2", format="aotinductor", head="question-answering")
     engine = load(tmp_path / "engine.pt2")
