@@ -111,9 +111,10 @@ def serialize(
     Raises:
         As ``write``.
     """
-    settings, profile, package = Settings.of(options), _only(profiles), load_package()
+    settings, profile = Settings.of(options), _only(profiles)
     if not settings.require_full_compilation:
         raise ValueError("the option require_full_compilation is False, but an engine alone has no PyTorch beside it")
+    package = load_package()
     program = moved(program, device)
     with TemporaryDirectory(prefix="albert-fast-") as scratch, tuned_for(program, profile):
         arguments = _arguments(package.dynamo.compile, settings, scratch, device)
@@ -211,7 +212,7 @@ def _failing_in_words() -> Iterator[None]:
         yield
     except (AssertionError, RuntimeError) as error:
         raise EngineError(
-            f"TensorRT built no engine ({error or type(error).__name__}); its own messages in this process's log say "
+            f"TensorRT built no engine ({str(error) or type(error).__name__}); its own messages in this process's log say "
             "why. Where it ran out of memory, give a smaller profile or the option workspace_bytes"
         ) from error
 
