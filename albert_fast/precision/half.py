@@ -14,7 +14,7 @@ from torch.fx import Graph, Node
 
 from albert_fast.precision import fp32
 from albert_fast.precision.plan import Plan, decide
-from albert_fast.precision.policy import Runs, aten, is_floating, needs_row, runs
+from albert_fast.precision.policy import Runs, aten, is_floating, is_mask_bias, needs_row, runs
 
 
 def prepare(program: ExportedProgram, dtype: torch.dtype, keep_float32: Sequence[str] = ()) -> ExportedProgram:
@@ -114,7 +114,7 @@ def _retype(node: Node, casts: _Casts) -> None:
             return source
         return casts.given(source, node) if moves_only else casts.to(source, computed, node)
 
-    is_cast, is_mask = node.target is aten.to.dtype, _is_mask_bias(node)
+    is_cast, is_mask = node.target is aten.to.dtype, is_mask_bias(node)
     node.args, node.kwargs = torch.fx.map_arg(node.args, read), torch.fx.map_arg(node.kwargs, read)
     if is_cast:
         node.args = (node.args[0], computed)
@@ -127,15 +127,6 @@ def _retype(node: Node, casts: _Casts) -> None:
                     f"keep_float32={node.name!r} leaves it in float32"
                 )
             node.update_arg(index, math.copysign(limit / 2, value))  # as functional.attention_bias has it
-
-
-def _is_mask_bias(node: Node) -> bool:
-    """Whether the node multiplies a bool mask, cast to floating 0 and 1, by a constant."""
-    source = node.args[0]
-    if node.target is not aten.mul.Tensor or not isinstance(source, Node) or source.target is not aten.to.dtype:
-        return False
-    mask = source.args[0]
-    return isinstance(mask, Node) and mask.meta["val"].dtype == torch.bool
 
 
 def _propagate(graph: Graph, plan: Plan) -> None:

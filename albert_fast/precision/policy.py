@@ -100,3 +100,10 @@ def runs(node: Node) -> Runs:
             "says in which dtype it runs; add one, or export with precision fp32"
         )
     return POLICY[target]  # type: ignore[index]
+
+
+def is_mask_bias(node: Node) -> bool:
+    """Whether the node is what ``functional.attention_bias`` returns: a bool mask as 0 and 1, times a huge constant."""
+    source = node.args[0] if node.target is aten.mul.Tensor else None
+    mask = source.args[0] if isinstance(source, Node) and source.target is aten.to.dtype else None
+    return isinstance(mask, Node) and mask.meta["val"].dtype == torch.bool
