@@ -19,7 +19,7 @@ EXTERNAL_FROM_BYTES = 1_900_000_000
 def save(model: Any, path: Path) -> None:
     """Write an ``onnx.ModelProto`` to ``path``; weights near 2 GB go to ``<file name>.data`` beside it."""
     onnx = _onnx()
-    if sum(tensor_bytes(tensor) for tensor in _tensors(model.graph)) < EXTERNAL_FROM_BYTES:
+    if sum(tensor_bytes(tensor) for tensor in tensors(model.graph)) < EXTERNAL_FROM_BYTES:
         onnx.save_model(model, path)
         return
     separate = onnx.ModelProto()
@@ -33,7 +33,7 @@ def stored_bytes(path: Path) -> int:
     Raises:
         EngineError: the file is no ONNX graph.
     """
-    return sum(tensor_bytes(tensor) for tensor in _tensors(_load(path).graph))
+    return sum(tensor_bytes(tensor) for tensor in tensors(_load(path).graph))
 
 
 def embed(path: Path, text: str) -> None:
@@ -68,32 +68,7 @@ def tensor_bytes(tensor: Any) -> int:
     return int(math.prod(tensor.dims) * dtype.itemsize)
 
 
-def holds(model: Any, data_type: int) -> bool:
-    """Whether a constant of the graph has a data type, a number of ``onnx.TensorProto``."""
-    return any(tensor.data_type == data_type for tensor in _tensors(model.graph))
-
-
-def without_bfloat16(model: Any) -> Any:
-    """A copy of an ``onnx.ModelProto`` that holds and computes in float32 whatever was bfloat16."""
-    onnx = _onnx()
-    narrow, wide = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
-    widened = onnx.ModelProto()
-    widened.CopyFrom(model)
-    for tensor in _tensors(widened.graph):
-        if tensor.data_type == narrow:
-            values = onnx.numpy_helper.to_array(tensor).astype("float32")
-            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-    for value in (*widened.graph.input, *widened.graph.output, *widened.graph.value_info):
-        if value.type.tensor_type.elem_type == narrow:
-            value.type.tensor_type.elem_type = wide
-    for node in widened.graph.node:
-        for attribute in node.attribute:
-            if attribute.name in ("to", "dtype", "output_dtype") and attribute.i == narrow:
-                attribute.i = wide
-    return widened
-
-
-def _tensors(graph: Any) -> Iterator[Any]:
+def tensors(graph: Any) -> Iterator[Any]:
     """Every constant of a graph: its initializers, and those in its nodes."""
     yield from graph.initializer
     for node in graph.node:
@@ -101,7 +76,7 @@ def _tensors(graph: Any) -> Iterator[Any]:
             if attribute.HasField("t"):
                 yield attribute.t
             if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
+                yield from tensors(attribute.g)
 
 
 def _load(path: Path) -> Any:

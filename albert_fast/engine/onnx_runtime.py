@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from albert_fast._optional import require
-from albert_fast.engine import onnx_file
+from albert_fast.engine import onnx_bfloat16, onnx_file
 from albert_fast.engine.formats import Run
 from albert_fast.engine.onnx_graph import DIMENSIONS
 from albert_fast.errors import EngineError
@@ -30,6 +30,11 @@ _STATUSES = (
     "EPFail", "EngineError", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "ModelLoaded", "NoModel",
     "NoSuchFile", "NotImplemented", "RuntimeException",
 )  # fmt: skip
+
+_NOISE = re.compile(
+    r"^\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed: ?|/onnxruntime_src/\S+ .*?\) (?=[A-Z])"
+)
+"""Parts of a message that say where in ONNX Runtime's sources it was written, or what the sentence around it says."""
 
 
 def require_onnx_runtime(device: str = "cpu") -> Any:
@@ -62,9 +67,9 @@ def open_session(path: Path, *, device: str) -> Any:
     options.log_severity_level = 4  # what goes wrong is raised
     provider, asked = _provider(device), torch.device(device)
     settings = {"device_id": asked.index or 0, "use_tf32": 0} if asked.type == "cuda" else {}
-    with _as_engine_errors(f"ONNX Runtime {runtime.__version__} cannot load {path}", "export it anew"):
-        session = runtime.InferenceSession(str(path), options, providers=[(provider, settings)])
-    session.disable_fallback()
+    next_step = "copy it again, export it anew, or install a newer onnxruntime"
+    with _as_engine_errors(f"ONNX Runtime {runtime.__version__} cannot load {path}", next_step):
+        session = runtime.InferenceSession(str(path), options, providers=[(provider, settings)], enable_fallback=0)
     if provider not in session.get_providers():
         raise EngineError(
             f"ONNX Runtime {runtime.__version__} did not start {provider}, it offers "
@@ -107,8 +112,8 @@ def stand_in(graph: Any) -> tuple[Run, str]:
     Args:
         graph: an ``onnx.ModelProto``, or the path of an ONNX file.
     Returns:
-        The ``Run``, on CPU tensors, and what it is, in words. ONNX Runtime has no bfloat16 kernels for CPU, so weights
-        in bfloat16 keep their values and are computed with in float32.
+        The ``Run``, on CPU tensors, and what it is, in words. ONNX Runtime has no bfloat16 kernels for the CPU, so a
+        graph in bfloat16 runs in float32 and is rounded.
     Raises:
         MissingDependencyError: onnx or onnxruntime is not installed.
         EngineError: ONNX Runtime cannot load the graph.
@@ -117,8 +122,9 @@ def stand_in(graph: Any) -> tuple[Run, str]:
     require_onnx_runtime()
     model = onnx.load(graph) if isinstance(graph, str | Path) else graph
     words = "its ONNX graph, by ONNX Runtime on CPU"
-    if onnx_file.holds(model, onnx.TensorProto.BFLOAT16):
-        model, words = onnx_file.without_bfloat16(model), f"{words}, bfloat16 weights computed in float32"
+    if onnx_bfloat16.is_in(model):
+        model = onnx_bfloat16.emulated(model)
+        words = f"{words}, in float32 rounded to bfloat16 after every operator"
     with tempfile.TemporaryDirectory(prefix="albert-fast-") as folder:
         path = Path(folder) / "stand_in.onnx"
         onnx_file.save(model, path)
@@ -131,10 +137,11 @@ def _provider(device: str) -> str:
 
 @contextmanager
 def _as_engine_errors(what: str, next_step: str) -> Iterator[None]:
-    """Turn what ONNX Runtime raises, one class for each status, into one sentence."""
+    """Turn what ONNX Runtime raises, a class for each status or RuntimeError, into one sentence."""
     statuses = require("onnxruntime.capi.onnxruntime_pybind11_state", extra="onnx", purpose="run an ONNX graph")
+    raised = (RuntimeError, *(getattr(statuses, name) for name in _STATUSES))
     try:
         yield
-    except tuple(getattr(statuses, name) for name in _STATUSES) as error:
-        reason = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+ .*?\) (?=[A-Z])", "", str(error))
-        raise EngineError(f"{what}: {' '.join(reason.split())}; {next_step}") from error
+    except raised as error:
+        reason = " ".join(_NOISE.sub("", str(error)).split()).rstrip(".")
+        raise EngineError(f"{what}: {reason}; {next_step}") from error
