@@ -215,9 +215,9 @@ def test_cuda_is_refused_where_there_is_none(tmp_path: Path) -> None:
 
 def test_an_unknown_format_in_a_manifest_lists_those_there_are(tmp_path: Path) -> None:
     path = copy_of("exported_program", tmp_path)
-    rewrite(path, format="tensorrt")
+    rewrite(path, format="openvino")
     with pytest.raises(
-        EngineError, match="says format 'tensorrt', this albert-fast knows exported_program, aotinductor"
+        EngineError, match="says format 'openvino', this albert-fast knows exported_program, aotinductor"
     ):
         load(path)
 

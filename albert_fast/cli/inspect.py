@@ -93,10 +93,14 @@ def _notes(manifest: Manifest) -> list[tuple[str, str]]:
     return [(name.replace("_", " "), _words(value)) for name, value in manifest.notes.items() if name != "tokenizer"]
 
 
-def _words(value: Any) -> str:
+def _words(value: Any, depth: int = 0) -> str:
+    """A note on one line; lists inside lists are shapes, ``1x16``."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {_words(one)}" for name, one in value.items())
-    return ", ".join(map(_words, value)) if isinstance(value, list) else str(value)
+    if not isinstance(value, list):
+        return str(value)
+    inner = [_words(one, depth + 1) for one in value]
+    return "x".join(inner) if depth and all(isinstance(one, int) for one in value) else ", ".join(inner)
 
 
 def _shape(spec: TensorSpec) -> str:

@@ -16,19 +16,11 @@ from torch.export import ExportedProgram
 import albert_fast
 from albert_fast.batch import Batch, hull
 from albert_fast.engine import files, machine, signature
-from albert_fast.engine.formats import (
-    ENGINE_FILE,
-    EmbeddingFormat,
-    FileFormat,
-    Format,
-    Run,
-    Written,
-    file_format,
-    find_format,
-)
+from albert_fast.engine.formats import ENGINE_FILE, EmbeddingFormat, FileFormat, Format, Run, Written
 from albert_fast.engine.loader import make_engine
 from albert_fast.engine.manifest import SCHEMA_VERSION, Facts, Manifest, TensorSpec
 from albert_fast.engine.measure import Budget, MeasuredError, exceeded, measure
+from albert_fast.engine.table import file_format, find_format
 from albert_fast.errors import EngineError
 
 SIZE_FACTOR = 1.1
@@ -103,7 +95,7 @@ def build(
         if beyond:
             raise EngineError(
                 f"the {format} engine is not exact enough for precision {facts.precision}: {'; '.join(beyond)}. "
-                f"Nothing was written to {path}; choose another precision or format"
+                "Nothing was written; choose another precision or format"
             )
         say("write the engine file")
         manifest = Manifest(

@@ -1,13 +1,12 @@
-"""The table of engine formats. A row is plain data; its module is imported when the row is used."""
+"""What a row of the table of engine formats says, and what the module behind it offers; the rows are in ``table``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -38,7 +37,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class Format:
-    """One row of ``FORMATS``.
+    """One row of ``table.FORMATS``.
 
     Attributes:
         kind: ``"file"``: ``build`` writes it and ``load`` reads it; ``"in-process"``: made from a live model.
@@ -153,83 +152,3 @@ class InProcessFormat(Protocol):
     def make(self, model: nn.Module, *, outputs: tuple[str, ...], profile: ShapeProfile) -> Run:
         """Turn a model in ``eval`` mode, already on its device, into a callable."""
         ...
-
-
-_ROWS = (
-    Format(
-        "exported_program",
-        "file",
-        ".pt2",
-        "albert_fast.engine.exported_program",
-        ("cpu", "cuda"),
-        "the captured graph itself, run by PyTorch's own kernels; moves between machines",
-    ),
-    Format(
-        "aotinductor",
-        "file",
-        ".pt2",
-        "albert_fast.engine.aotinductor",
-        ("cpu", "cuda"),
-        "compiled ahead of time by Inductor for this very kind of CPU or GPU",
-        options={"linear": "packed, plain or auto: whether weights are packed for oneDNN (CPU)"},
-    ),
-    Format(
-        "onnx",
-        "file",
-        ".onnx",
-        "albert_fast.engine.onnx_format",
-        ("cpu", "cuda"),
-        "the graph as an ONNX file, run by ONNX Runtime; moves between machines, and other runtimes read it too",
-        extra="onnx",
-        imports=("onnx", "onnxscript", "onnxruntime"),
-        options={
-            "ids": "int64 or int32: dtype of the graph's inputs",
-            "fused": "no, yes or auto: whether attention and LayerNorms are ONNX Runtime's own operators",
-        },
-        embeds_manifest=True,
-        gaps=(
-            Gap(
-                "bfloat16",
-                "cpu",
-                "ONNX Runtime has no bfloat16 kernels for the CPU; choose fp32 or fp16, or the format aotinductor",
-            ),
-        ),
-    ),
-    Format("eager", "in-process", "", "albert_fast.engine.eager", ("cpu", "cuda"), "the model as it is, uncompiled"),
-    Format(
-        "inductor",
-        "in-process",
-        "",
-        "albert_fast.engine.inductor",
-        ("cpu", "cuda"),
-        "compiled in this process by torch.compile, the shared layer once",
-    ),
-)
-FORMATS: Mapping[str, Format] = {row.name: row for row in _ROWS}
-"""Engine formats by name. ``[name for name, row in FORMATS.items() if row.kind == "file"]`` can be exported."""
-
-
-def find_format(name: str, *, kind: Literal["file", "in-process"]) -> Format:
-    """The row called ``name``.
-
-    Raises:
-        ValueError: no such row, or one of the other kind; the message lists the names that fit.
-    """
-    fitting = [row.name for row in FORMATS.values() if row.kind == kind]
-    if name not in FORMATS:
-        raise ValueError(f"format is {name!r}, expected one of {', '.join(fitting)}")
-    row = FORMATS[name]
-    if row.kind != kind:
-        made_by = {"file": "is written to a file by build", "in-process": "lives in one process, made by in_process"}
-        raise ValueError(f"format {name!r} {made_by[row.kind]}; expected one of {', '.join(fitting)}")
-    return row
-
-
-def file_format(row: Format) -> FileFormat:
-    """The implementation of a ``"file"`` row."""
-    return cast(FileFormat, import_module(row.module))
-
-
-def in_process_format(row: Format) -> InProcessFormat:
-    """The implementation of an ``"in-process"`` row."""
-    return cast(InProcessFormat, import_module(row.module))

@@ -10,8 +10,8 @@ import torch
 from albert_fast.batch import ShapeProfile
 from albert_fast.engine import machine, signature
 from albert_fast.engine.engine import Engine
-from albert_fast.engine.formats import find_format, in_process_format
 from albert_fast.engine.manifest import Dimension, TensorSpec
+from albert_fast.engine.table import find_format, in_process_format
 
 if TYPE_CHECKING:
     from albert_fast.pretrained import AlbertPreTrainedModel

@@ -16,8 +16,9 @@ from albert_fast.batch import ShapeProfile
 from albert_fast.config import AlbertConfig
 from albert_fast.engine import files, machine
 from albert_fast.engine.engine import Engine
-from albert_fast.engine.formats import FORMATS, Format, Run, file_format
+from albert_fast.engine.formats import Format, Run
 from albert_fast.engine.manifest import Manifest, TensorSpec, manifest_path, read_manifest
+from albert_fast.engine.table import FORMATS, file_format
 from albert_fast.errors import EngineError
 
 
@@ -47,7 +48,7 @@ def load(path: str | Path, *, device: str | None = None) -> Engine:
     found = machine.differences(manifest.requires)
     if not implementation.runs_on(manifest.device, device):
         found.append(f"it was built for device {manifest.device!r}, device={device!r} was asked for")
-    found += _missing_device(device)
+    found += _missing_device(device, manifest)
     if found:
         raise EngineError(
             f"{path} does not fit: {'; '.join(found)}. Export it anew here, or use the format exported_program"
@@ -76,7 +77,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
     row = _row(manifest, path)
     damage = _damage(path, manifest)
     stored = manifest.stored_weight_bytes if damage else file_format(row).stored_weight_bytes(path, manifest.notes)
-    differences = machine.differences(manifest.requires) + _missing_device(manifest.device)
+    differences = machine.differences(manifest.requires) + _missing_device(manifest.device, manifest)
     return {
         **dataclasses.asdict(manifest),
         "path": str(path),
@@ -119,8 +120,8 @@ def make_engine(
     )
 
 
-def _missing_device(device: str) -> list[str]:
-    if machine.has_device(device):
+def _missing_device(device: str, manifest: Manifest) -> list[str]:
+    if machine.has_device(device) or manifest.requires.compute_capabilities:  # those are compared, and told, by machine
         return []
     return [f"it runs on {device}, and torch {torch.__version__} finds no such device here"]
 

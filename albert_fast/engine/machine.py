@@ -161,13 +161,12 @@ def _capability_difference(requires: Requirements) -> list[str]:
         known = ", ".join(_CAPABILITY_RULES)
         return [f"its compute_capability_rule is {requires.compute_capability_rule!r}, expected one of {known}"]
     fits, words = _CAPABILITY_RULES[requires.compute_capability_rule]
-    if here is not None and fits(_numbers(here), [_numbers(one) for one in wanted]):
+    named = words.format(" or ".join(wanted))
+    if here is None:
+        return [f"it needs a CUDA device of {named}, and torch {torch.__version__} finds none here"]
+    if fits(_numbers(here), [_numbers(one) for one in wanted]):
         return []
-    return [f"it was built for {words.format(' or '.join(wanted))}, this is {_shown_capability(here)}"]
-
-
-def _shown_capability(here: str | None) -> str:
-    return "a machine without a CUDA device" if here is None else f"compute capability {here}"
+    return [f"it was built for {named}, this is compute capability {here}"]
 
 
 _CAPABILITY_RULES: dict[str, tuple[Callable[[tuple[int, ...], list[tuple[int, ...]]], bool], str]] = {

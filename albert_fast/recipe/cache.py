@@ -27,7 +27,7 @@ from albert_fast import checkpoint
 from albert_fast import engine as engines
 from albert_fast.batch import ShapeProfile
 from albert_fast.engine import Engine, files, machine
-from albert_fast.engine.formats import file_format
+from albert_fast.engine.table import file_format
 from albert_fast.errors import EngineError
 from albert_fast.heads import HEADS, head_of
 from albert_fast.recipe.exporting import Progress, Source, check_device, export_source, source_of, with_attention

@@ -19,7 +19,7 @@ from albert_fast.capture import capture
 from albert_fast.config import AlbertConfig
 from albert_fast.engine import Facts, Manifest, files, machine, manifest_path, measure
 from albert_fast.engine.measure import exceeded
-from albert_fast.errors import EngineError
+from albert_fast.errors import EngineError, MissingDependencyError
 from albert_fast.heads import HEADS, head_of
 from albert_fast.pipelines.sources import tokenizer_folder
 from albert_fast.precision import PRECISIONS, prepare
@@ -146,10 +146,26 @@ def _on(model: AlbertPreTrainedModel, device: str) -> AlbertPreTrainedModel:
 
 
 def check_device(recipe: Recipe) -> None:
-    """Refuse a device that is missing here before the checkpoint is loaded, unless the format can do without."""
-    machine.check_device_name(recipe.device_name)
-    if not engines.FORMATS[recipe.format].builds_without_device:
-        machine.require_device(recipe.device_name)
+    """Refuse a device or package that is missing here before the checkpoint is loaded.
+
+    Raises:
+        MissingDependencyError: the format's extra is not installed.
+        ValueError: there is no such device here, and the format cannot be written without it.
+    """
+    device, row = recipe.device_name, engines.FORMATS[recipe.format]
+    machine.check_device_name(device)
+    missing = row.missing()
+    if missing is not None:
+        raise MissingDependencyError(missing)
+    if row.builds_without_device or machine.has_device(device):
+        return
+    if "cpu" in row.devices:
+        machine.require_device(device)
+    without = [one.name for one in engines.FORMATS.values() if one.builds_without_device]
+    raise ValueError(
+        f"{row.name} is built on the CUDA device that will run it, and torch {torch.__version__} finds none here; run "
+        f"this on a machine with a GPU, or choose a format that can be built without one: {', '.join(without)}"
+    )
 
 
 def _check_output(output: Path) -> None:
