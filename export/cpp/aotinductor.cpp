@@ -46,7 +46,8 @@ std::unique_ptr<Engine> open_aotinductor(const std::string& file, const Manifest
   if (const auto problem = misfit(manifest); !problem.empty())
     throw std::runtime_error(file + " does not fit: " + problem + "; export it anew here");
   const std::string library = ops.empty() ? "libalbert_fast_ops.so" : ops;
-  if ((!ops.empty() || manifest.at("requires.op_library") == "true") && !dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL))
+  const bool wanted = !ops.empty() || manifest.at("requires.op_library") == "true";
+  if (wanted && !dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL))
     throw std::runtime_error("the op library does not load: " + std::string(dlerror()) + "; name its file with --ops");
   try {
     return std::make_unique<Package>(file);

@@ -78,7 +78,7 @@ Text read_text(const std::string& line, const std::string& where, const Manifest
   std::istringstream words(line);
   for (std::string word; words >> word;) {
     if (word == "|" && segment == 0 && !empty) {
-      if (manifest.at("config.type_vocab_size") == "1") fail(where + "this model takes no pairs (type_vocab_size is 1)");
+      if (manifest.at("config.type_vocab_size") == "1") fail(where + "this model takes no pairs (type_vocab_size 1)");
       segment = 1;
       empty = true;
       continue;
@@ -93,7 +93,7 @@ Text read_text(const std::string& line, const std::string& where, const Manifest
   return text;
 }
 
-// The texts as one batch, no smaller than the profile MIN:OPT:MAX (each BATCHxLENGTH) asks for; what is added is masked.
+// The texts as one batch, at least as large as the profile MIN:OPT:MAX (each BATCHxLENGTH) wants; the rest is masked.
 Inputs padded(const std::vector<Text>& texts, const std::string& profile, const std::string& where) {
   int64_t min_batch, min_length, max_batch, max_length, rows = texts.size(), length = 0;
   for (const auto& text : texts) length = std::max<int64_t>(length, text.ids.size());
@@ -102,8 +102,8 @@ Inputs padded(const std::vector<Text>& texts, const std::string& profile, const 
       !read(profile.rfind(':') + 1, max_batch, max_length))
     fail("the engine's profile is " + profile + ", expected one such as 1x1:8x128:32x512; export it anew");
   if (rows > max_batch || length > max_length)
-    fail(where + "a batch of " + std::to_string(rows) + "x" + std::to_string(length) + " is beyond the engine's profile " +
-         profile + "; cut the text, lower --batch, or export with a wider --profile");
+    fail(where + "a batch of " + std::to_string(rows) + "x" + std::to_string(length) + " is beyond the engine's " +
+         "profile " + profile + "; cut the text, lower --batch, or export with a wider --profile");
   Inputs in{std::max(rows, min_batch), std::max(length, min_length), {}, {}, {}};
   for (auto* part : {&in.input_ids, &in.attention_mask, &in.token_type_ids}) part->resize(in.batch * in.length);
   for (int64_t row = 0; row < rows; ++row) {
@@ -120,10 +120,12 @@ std::string answer(const std::string& name, const Output& output, size_t row, si
   const size_t all = output.values.size() / output.shape[0], shown = tokens ? all / output.shape[1] * tokens : all;
   const size_t width = output.shape.size() == 3 ? output.shape[2] : shown;
   std::string line = name;
-  char number[32];
-  for (const float *v = &output.values[row * all], *end = v + shown; v < end; v += argmax ? width : 1)
-    line.append(" ").append(number, argmax ? std::to_chars(number, std::end(number), std::max_element(v, v + width) - v).ptr
-                                           : std::to_chars(number, std::end(number), *v).ptr);
+  char number[32], *const last = std::end(number);
+  for (const float *v = &output.values[row * all], *end = v + shown; v < end; v += argmax ? width : 1) {
+    const auto written = argmax ? std::to_chars(number, last, std::max_element(v, v + width) - v)
+                                : std::to_chars(number, last, *v);
+    line.append(" ").append(number, written.ptr);
+  }
   return line + "\n";
 }
 
@@ -137,7 +139,7 @@ std::unique_ptr<Engine> open(const std::string& file, const Manifest& manifest, 
   };
   const auto format = formats.find(manifest.at("format"));
   if (format == formats.end())
-    fail(file + " has the format " + manifest.at("format") + ", which this program does not run; export as aotinductor");
+    fail(file + " has the format " + manifest.at("format") + ", which does not run here; export it as aotinductor");
   return format->second(file, manifest, ops);
 }
 

@@ -75,7 +75,10 @@ class Plan : public Engine {
       size_t count = 1;
       for (int i = 0; i < shape.nbDims; ++i) count *= shape.d[i];
       const void* place = bind(name, count * sizeof(float));
-      if (name == outputs_[output]) data = place, result.shape.assign(shape.d, shape.d + shape.nbDims), result.values.resize(count);
+      if (name != outputs_[output]) continue;
+      data = place;
+      result.shape.assign(shape.d, shape.d + shape.nbDims);
+      result.values.resize(count);
     }
     if (!context_->enqueueV3(nullptr)) fail("failed: " + logger_.error);
     check(cudaStreamSynchronize(nullptr));
