@@ -21,8 +21,12 @@ def prepare(program: ExportedProgram, dtype: torch.dtype, keep_float32: Sequence
     """Return a program of the same inputs, outputs and shapes that computes in ``dtype`` what ``policy.POLICY`` says.
 
     Weights are ``dtype``, those of LayerNorms float32; weights that share memory share it again. Inputs stay int64 and
-    all outputs float32, so that an engine's caller sees no difference. The names of the graph's nodes stay; casts are
-    added between them. The program given is not changed.
+    all outputs float32, so that an engine's caller sees no difference: NumPy reads them, bf16 or not. For masked-LM
+    logits the last cast doubles what is written, ``[batch, length, vocab_size]`` numbers. The names of the graph's
+    nodes stay; casts are added between them. The program given is not changed.
+
+    Beside any token that is seen, a padded one weighs exactly 0, as in float32. In float16 with ``sdpa`` attention a row
+    of nothing but padding stays finite, but weighs its tokens by their scores, not evenly: -32752 swallows no score.
 
     Args:
         program: as captured, in float32.
