@@ -11,7 +11,7 @@ RTX := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)t
 RESULT = benchmarks/results/$$(date +%Y-%m-%d)-$$(git rev-parse --short HEAD).json
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint ops clean
+.PHONY: help demo test bench lint ops runner clean
 
 help:
 	@echo "make demo    the embedded model, from checkpoint to engine files to predictions"
@@ -19,6 +19,7 @@ help:
 	@echo "make bench   every benchmark, into benchmarks/results/; options: make bench PYTEST='-k encoder'"
 	@echo "make lint    ruff and mypy"
 	@echo "make ops     the op library, into albert_fast/"
+	@echo "make runner  build/cpp/albert-fast-run, which answers token ids from an engine file without Python"
 	@echo "make clean   remove what was built and cached; the environment .venv stays"
 
 demo: ops
@@ -30,6 +31,11 @@ test: lint ops
 bench: ops $(VENV)/.dev
 	@mkdir -p benchmarks/results
 	@$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json=$(RESULT) $(PYTEST)
+
+runner: $(VENV)/.run
+	@$(BIN)/cmake -S export/cpp -B build/cpp -G Ninja -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" \
+	  -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python" >/dev/null
+	@$(BIN)/cmake --build build/cpp
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
