@@ -49,9 +49,9 @@ PRECISIONS: Mapping[str, Precision] = {
     "fp32": Precision(
         "fp32", torch.float32, ErrorBudget(2e-4, 2e-5, 0.99999, 0.99), "albert_fast.precision.fp32:prepare"
     ),
-    # Two to three times the worst of this: eager and sdpa programs run by PyTorch on CPU, on recipe.references' batches,
-    # the embedded model (base, masked-lm, sequence-classification, with text) and random ALBERT-base weights (every
-    # head, two seeds, length 128): 0.0146, 0.0014, 0.999992, 0.984. The embedded masked LM's logits reach 23.
+    # Two to three times the worst of this: eager and sdpa programs run by PyTorch on CPU, on the batches of
+    # recipe.references, the embedded model (base, masked-lm, sequence-classification, with text) and random ALBERT-base
+    # weights (every head, two seeds, length 128): 0.0146, 0.0014, 0.999992, 0.984. The masked LM's logits reach 23.
     "fp16": Precision(
         "fp16", torch.float16, ErrorBudget(0.04, 0.004, 0.9999, 0.95), "albert_fast.precision.half:prepare"
     ),

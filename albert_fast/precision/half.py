@@ -25,8 +25,9 @@ def prepare(program: ExportedProgram, dtype: torch.dtype, keep_float32: Sequence
     logits the last cast doubles what is written, ``[batch, length, vocab_size]`` numbers. The names of the graph's
     nodes stay; casts are added between them. The program given is not changed.
 
-    Beside any token that is seen, a padded one weighs exactly 0, as in float32. In float16 with ``sdpa`` attention a row
-    of nothing but padding stays finite, but weighs its tokens by their scores, not evenly: -32752 swallows no score.
+    Beside any token that is seen, a padded one weighs exactly 0, as in float32. A row of nothing but padding stays
+    finite; in float16 with ``sdpa`` attention it weighs its tokens by their scores and not evenly, for a bias of -32752
+    swallows no score.
 
     Args:
         program: as captured, in float32.
