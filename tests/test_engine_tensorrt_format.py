@@ -29,10 +29,9 @@ needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a mac
 HEAD = "sequence-classification"
 
 
-def write(path: Path, **options: Any) -> Written:
-    return tensorrt_rtx.write(
-        small_program(HEAD), path, device="cuda", profiles=(PROFILE,), options=options, tell=lambda text: None
-    )
+def write(path: Path, words: list[str] | None = None, **options: Any) -> Written:
+    tell = (lambda text: None) if words is None else words.append
+    return tensorrt_rtx.write(small_program(HEAD), path, device="cuda", profiles=(PROFILE,), options=options, tell=tell)
 
 
 def module_of(name: str, version: str, *, without: tuple[str, ...] = ()) -> Any:
@@ -40,6 +39,7 @@ def module_of(name: str, version: str, *, without: tuple[str, ...] = ()) -> Any:
     made: Any = ModuleType(name)
     made.__version__ = version
     flags = [flag for flag in ("VERSION_COMPATIBLE", "STRIP_PLAN") if flag not in without]
+    made.HardwareCompatibilityLevel = type("HardwareCompatibilityLevel", (), {"AMPERE_PLUS": 1})
     made.BuilderFlag = dataclasses.make_dataclass("BuilderFlag", [(flag, int, 1) for flag in flags])
     names = ("NONE", "CURRENT", "SM75", "SM80", "SM86", "SM89", "SM120")
     made.ComputeCapability = type("ComputeCapability", (), {"__members__": {name: name for name in names}})
@@ -120,8 +120,11 @@ def test_a_release_is_asked_what_it_has_before_anything_is_built() -> None:
     told = str(caught.value)
     assert "names 9.0, TensorRT-RTX 1.5.0 builds for 7.5, 8.0, 8.6, 8.9, 12.0" in told
     assert "compute capability 7.5 has no bfloat16: use precision fp16" in told
-    assert "TensorRT-RTX 1.5.0 has no STRIP_PLAN; install a later release" in told
+    assert "TensorRT-RTX 1.5.0 has no BuilderFlag.STRIP_PLAN; install a later release" in told
     check_for_module(TENSORRT_RTX, rtx, Options(compute_capabilities=("7.5",)), "float16")
+    same = Options(hardware_compatible="same_compute_capability")
+    with pytest.raises(ValueError, match=r"has no HardwareCompatibilityLevel\.SAME_COMPUTE_CAPABILITY; install"):
+        check_for_module(TENSORRT, module_of("tensorrt", "10.1.0"), same, "float16")
     both = Options(version_compatible=True, strip_weights=True)
     with pytest.raises(ValueError, match="exclude each other"):
         check_for_module(TENSORRT, module_of("tensorrt", "11.0.0"), both, "float16")
@@ -184,7 +187,11 @@ def test_both_run_on_cuda_only() -> None:
 @needs_rtx
 @needs_no_gpu
 def test_without_a_gpu_the_graph_stands_in_and_the_notes_describe_the_engine(tmp_path: Path) -> None:
-    written = write(tmp_path / "small.engine", ids="int32", compute_capabilities=["8.6", "12.0"], cuda_graphs=False)
+    words: list[str] = []
+    options = {"ids": "int32", "compute_capabilities": ["8.6", "12.0"], "cuda_graphs": False}
+    written = write(tmp_path / "small.engine", words, **options)
+    assert words[0] == "TensorRT-RTX: write the ONNX graph"
+    assert words[-1].startswith("TensorRT-RTX: running it takes ") and words[-1].endswith(" MB of scratch memory")
     notes = json.loads(json.dumps(written.notes))
     assert notes == written.notes
     assert notes["profile_shapes"] == [[[1, 1], [2, 8], [4, 48]]]

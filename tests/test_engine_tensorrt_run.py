@@ -127,6 +127,19 @@ def test_tensorrt_rtx_records_by_itself_and_gets_the_same_buffers_each_time() ->
     assert [context.recorded for context in engine.contexts] == [False, False]
 
 
+def test_a_graph_that_cannot_be_recorded_is_told_with_the_option_that_goes_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def record(self: FakeGpu, launch: Any) -> Any:
+        raise RuntimeError("CUDA error:\noperation not permitted when stream is capturing")
+
+    monkeypatch.setattr(FakeGpu, "record", record)
+    run, _ = runner()
+    with pytest.raises(EngineError, match=r"the shape \[2, 9\] \(CUDA error: operation .*\); .* cuda_graphs=false$"):
+        for _ in range(OFTEN):
+            run(*batch(2, 9))
+
+
 @both_flavours
 @pytest.mark.parametrize("cuda_graphs", [True, False])
 def test_graphs_may_be_switched_off(flavour: Flavour, cuda_graphs: bool) -> None:

@@ -56,6 +56,8 @@ def write(
     tell(f"{flavour.title}: write the ONNX graph")
     model = tensorrt_build.graph_of(program, asked)
     facts = tensorrt_build.build(flavour, module, model, path, device=device, shapes=shapes, options=asked, tell=tell)
+    if facts["activation_bytes"]:
+        tell(f"{flavour.title}: running it takes {max(facts['activation_bytes']) / 1e6:.0f} MB of scratch memory")
     notes = tensorrt_build.notes_of(flavour, module, asked, shapes, facts)
     if asked.strip_weights:
         notes["weights_sha256"] = weights_digest(model)
