@@ -52,7 +52,8 @@ def prepare(program: ExportedProgram, dtype: torch.dtype, keep_float32: Sequence
             _retype(node, casts)
     for old, new in casts.of_outputs().items():
         signature.replace_all_uses(old, new)
-    _propagate(graph, plan)
+    with torch.no_grad():
+        _propagate(graph, plan)
     graph_module.recompile()
     return ExportedProgram(
         root=graph_module,
@@ -178,10 +179,11 @@ class _Weights:
         if dtype == tensor.dtype:
             return tensor
         if memory not in self._made:
-            rounded = tensor.detach().to(dtype)
-            if bool((tensor.isfinite() & ~rounded.isfinite()).any()):
+            exact = tensor.detach()
+            rounded = exact.to(dtype)
+            if bool((exact.isfinite() & ~rounded.isfinite()).any()):
                 raise ValueError(
-                    f"the weight {name} holds {float(tensor.abs().max()):.3g}, which does not fit {dtype} (at most "
+                    f"the weight {name} holds {float(exact.abs().max()):.3g}, which does not fit {dtype} (at most "
                     f"{torch.finfo(dtype).max:g}); export with precision bf16, or name its placeholder in keep_float32"
                 )
             self._made[memory] = nn.Parameter(rounded, False) if isinstance(tensor, nn.Parameter) else rounded
