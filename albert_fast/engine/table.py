@@ -11,6 +11,7 @@ from albert_fast.engine.formats import FileFormat, Format, Gap, InProcessFormat
 _IDS = "int64 or int32: dtype of the graph's inputs"
 _TENSORRT_CODE_BYTES = 15_000_000
 """Kernels of one profile; 24 passes take 13.3 MB in TensorRT-RTX 1.7."""
+_ROAD = "onnx or torch-tensorrt: what lowers the graph; torch-tensorrt needs Torch-TensorRT, a GPU and one profile"
 
 _ROWS = (
     Format(
@@ -71,6 +72,7 @@ _ROWS = (
             "strip_weights": "true or false: leave the weights out, to be put in by refitting",
             "optimization_level": "0 (built fastest) to 5 (searched longest); TensorRT's own, 3, unless given",
             "cuda_graphs": "true or false: whether the loaded engine records CUDA graphs of shapes it meets often",
+            "road": _ROAD,
         },
         many_profiles=True,
         code_bytes=_TENSORRT_CODE_BYTES,
@@ -91,6 +93,7 @@ _ROWS = (
             "compute_capabilities": 'GPU kinds to build for, ["8.6", "8.9", "12.0"]; all from Ampere on unless given',
             "strip_weights": "true or false: leave the weights out, to be put in by refitting; needs a driver",
             "cuda_graphs": "true or false: whether the loaded engine records CUDA graphs of shapes it meets often",
+            "road": _ROAD,
         },
         many_profiles=True,
         builds_without_device=True,
