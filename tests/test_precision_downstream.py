@@ -18,6 +18,7 @@ from albert_fast.engine.signature import distinct_weight_bytes
 from albert_fast.precision import PRECISIONS
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(machine.compiler() is None, reason="needs a C++ compiler (g++) for torch's ahead-of-time compiler")
 def test_a_compiled_bf16_package_answers_within_the_budget(tmp_path: Path) -> None:
     prepared, batches = prepared_graph("bf16", "sequence-classification"), batches_of("sequence-classification")
