@@ -26,12 +26,18 @@ def test_each_number_is_that_of_the_worst_output_of_the_worst_batch() -> None:
         {"a": torch.tensor([[1.0, 0.5]]), "b": torch.tensor([[0.0, 2.0]])},
     ]
     error = measure(outputs, reference)
-    assert (error.max_abs, error.mean_abs, error.argmax_agreement) == (3.0, 1.5, 0.0)
+    assert (error.max_abs, error.mean_abs, error.argmax_agreement) == (3.0, 1.5, 0.5)  # the last over both batches
     assert error.cosine == pytest.approx(4 / (13**0.5 * 2))
 
 
 def test_entries_that_the_reference_cannot_tell_apart_both_count_as_largest() -> None:
     assert measure({"a": torch.tensor([[1.0, 1.1]])}, {"a": torch.tensor([[1.0, 1.0]])}).argmax_agreement == 1.0
+
+
+def test_entries_closer_together_than_a_precision_can_tell_both_count_as_largest() -> None:
+    output, reference = {"a": torch.tensor([[1.0, 1.1], [0.0, 3.0]])}, {"a": torch.tensor([[1.04, 1.0], [2.0, 1.0]])}
+    assert measure(output, reference, tie=0.05).argmax_agreement == 0.5
+    assert measure(output, reference, tie=0.03).argmax_agreement == 0.0
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def build(
         say("measure the error against eager")
         run, run_device, measured_on = _runner(implementation, temporary, device, facts, notes, written)
         outputs = signature.output_specs(program)
-        error, dtypes = _prove(run, run_device, facts, inputs, outputs, references)
+        error, dtypes = _prove(run, run_device, facts, inputs, outputs, references, budget)
         beyond = exceeded(error, budget)
         if beyond:
             raise EngineError(
@@ -202,6 +202,7 @@ def _prove(
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
     references: Sequence[Reference],
+    budget: Budget,
 ) -> tuple[MeasuredError, dict[str, str]]:
     """The error of what ``run`` answers, and the dtypes that it answers in."""
     engine = make_engine(
@@ -209,7 +210,7 @@ def _prove(
         inputs=inputs, device=device,
     )  # fmt: skip
     answers = [engine(batch) for batch, _ in references]
-    error = measure(answers, [reference for _, reference in references])
+    error = measure(answers, [reference for _, reference in references], tie=budget.mean_abs)
     return error, {name: signature.dtype_name(tensor.dtype) for name, tensor in answers[0].items()}
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+TIE = 1e-6
+"""Scores this close to each other are one, whatever the precision."""
 
 
 @dataclass(frozen=True)
@@ -17,10 +20,10 @@ class MeasuredError:
 
     Attributes:
         max_abs: largest absolute difference.
-        mean_abs: mean absolute difference, of the worst output.
-        cosine: cosine similarity of engine and reference, of the worst output.
-        argmax_agreement: share of last dimensions whose largest entry is the reference's too, of the worst output.
-            Entries that the reference itself holds within 1e-6 of its largest count as largest.
+        mean_abs: mean absolute difference, of the worst output of the worst batch.
+        cosine: cosine similarity of engine and reference, of the worst output of the worst batch.
+        argmax_agreement: share of last dimensions whose largest entry is the reference's too, over all batches, of the
+            worst output. Entries that the reference itself holds nearly as large count as largest, see ``ErrorSums``.
     """
 
     max_abs: float
@@ -45,20 +48,31 @@ class Budget(Protocol):
 def measure(
     outputs: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]],
     reference: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]],
+    *,
+    tie: float = TIE,
 ) -> MeasuredError:
     """Compare the outputs of one batch, or of several, with the reference's.
 
     Args:
         outputs, reference: tensors by name, same names and shapes, any floating dtype and device; or a sequence of
             such, one per batch.
+        tie: see ``ErrorSums``.
     Raises:
         ValueError: other names or shapes, or numbers that are not finite; the message names the output.
     """
     pairs = [(outputs, reference)] if isinstance(outputs, Mapping) else list(zip(outputs, reference, strict=True))
-    errors = [_measure_one(name, out, ref) for o, r in pairs for name, out, ref in _matched(o, r)]  # type: ignore[arg-type]
+    errors = []
+    whole: dict[str, ErrorSums] = {}
+    for mine, theirs in pairs:
+        for name, out, ref in _matched(mine, theirs):  # type: ignore[arg-type]
+            one = ErrorSums(name, tie)
+            one.add(out, ref)
+            errors.append(one.error())
+            whole.setdefault(name, ErrorSums(name, tie)).add(out, ref)
     if not errors:
         raise ValueError("there is nothing to measure; give at least one batch with at least one output")
-    return worst(errors)
+    agreement = min(sums.error().argmax_agreement for sums in whole.values())
+    return replace(worst(errors), argmax_agreement=agreement)
 
 
 def exceeded(error: MeasuredError, budget: Budget) -> list[str]:
@@ -82,10 +96,16 @@ def _matched(outputs: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> 
 
 
 class ErrorSums:
-    """The error of one output over as many tensors as come, without keeping them."""
+    """The error of one output over as many tensors as come, without keeping them.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    Args:
+        tie: entries that the reference holds within this of its largest count as largest too: what is closer together
+            than the error that a precision is allowed on average cannot be told apart by it. At least 1e-6 of the
+            largest, or of 1.
+    """
+
+    def __init__(self, name: str, tie: float = TIE) -> None:
+        self.name, self.tie = name, tie
         self.max_abs = 0.0
         self._difference = self._products = self._outputs = self._references = 0.0
         self._numbers = self._rows = self._agreeing = 0
@@ -115,7 +135,8 @@ class ErrorSums:
         self._references += float((ref * ref).sum())
         self._numbers += out.numel()
         self._rows += best.numel()
-        self._agreeing += int((chosen >= best - 1e-6 * best.abs().clamp(min=1.0)).sum())
+        margin = (TIE * best.abs().clamp(min=1.0)).clamp(min=self.tie)
+        self._agreeing += int((chosen >= best - margin).sum())
         return largest
 
     def error(self) -> MeasuredError:
@@ -135,9 +156,3 @@ def worst(errors: Sequence[MeasuredError]) -> MeasuredError:
         cosine=min(e.cosine for e in errors),
         argmax_agreement=min(e.argmax_agreement for e in errors),
     )
-
-
-def _measure_one(name: str, output: Tensor, reference: Tensor) -> MeasuredError:
-    sums = ErrorSums(name)
-    sums.add(output, reference)
-    return sums.error()

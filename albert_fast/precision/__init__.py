@@ -17,7 +17,8 @@ class ErrorBudget:
     Attributes:
         max_abs, mean_abs: largest and mean absolute difference over all output numbers.
         cosine: smallest cosine similarity of an output tensor, flattened.
-        argmax_agreement: share of rows (last dimension) whose largest element is the same one.
+        argmax_agreement: share of rows (last dimension) whose largest element is the same one, or one that float32
+            holds within ``mean_abs`` of the largest.
     """
 
     max_abs: float

@@ -90,7 +90,8 @@ def verify(
         tokenizer, texts, limit=min(engine.profile.max_length, engine.config.max_position_embeddings),
         limit_name="of the engine", options={"truncation": True},
     )  # fmt: skip
-    sums = {name: ErrorSums(name) for name in engine.output_names}
+    limits = budget or PRECISIONS[manifest.precision].budget
+    sums = {name: ErrorSums(name, limits.mean_abs) for name in engine.output_names}
     largest, worst_text, done = -1.0, "", 0
     stage = f"comparing {len(rows)} texts with float32 eager"
     say(stage)
@@ -106,7 +107,6 @@ def verify(
                 largest, worst_text = difference, texts[place].text
         done += len(places)
     error = worst([one.error() for one in sums.values()])
-    limits = budget or PRECISIONS[manifest.precision].budget
     return Verification(
         texts=len(rows), tokens=sum(len(row.input_ids) for row in rows), error=error, budget=limits,
         beyond=tuple(exceeded(error, limits)), worst_text=worst_text, worst_max_abs=largest,
