@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 OPS_SOURCES := CMakeLists.txt $(wildcard albert_fast/csrc/*)
+comma := ,
+# TensorRT-RTX, which builds engine files without a GPU, where there are wheels of it.
+RTX := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)tensorrt-rtx)
 RESULT = benchmarks/results/$$(date +%Y-%m-%d)-$$(git rev-parse --short HEAD).json
 
 .DEFAULT_GOAL := help
@@ -54,15 +57,15 @@ $(BIN)/python:
 $(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing torch"
 	@$(PIP) $$(grep '^torch==' constraints.txt)
-	@echo "installing albert-fast from this tree"
-	@$(PIP) -c constraints.txt scikit-build-core cmake ninja
-	@$(PIP) -c constraints.txt --no-build-isolation --editable .
+	@echo "installing albert-fast from this tree, with ONNX Runtime$(if $(RTX), and TensorRT-RTX)"
+	@$(PIP) -c constraints.txt scikit-build-core cmake ninja $(if $(RTX),tensorrt-rtx-cu13)
+	@$(PIP) -c constraints.txt --no-build-isolation --editable '.[onnx$(RTX)]'
 	@touch $@
 
 # What testing, linting and benchmarking need beyond that.
 $(VENV)/.dev: $(VENV)/.run
 	@echo "installing what the tests need"
-	@$(PIP) -c constraints.txt --no-build-isolation --editable '.[dev,hub,bench,tensorflow]'
+	@$(PIP) -c constraints.txt --no-build-isolation --editable '.[dev,hub,bench,tensorflow,onnx$(RTX)]'
 	@touch $@
 
 ops: $(VENV)/.ops

@@ -23,6 +23,7 @@ _PUBLIC = {
     "AlbertTokenizer": "albert_fast.tokenizer",
     "Recipe": "albert_fast.recipe",
     "export": "albert_fast.recipe",
+    "compile": "albert_fast.recipe",
     "load": "albert_fast.engine",
     "pipeline": "albert_fast.pipelines",
     "Engine": "albert_fast.engine",
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from albert_fast.model import AlbertModel as AlbertModel
     from albert_fast.pipelines import pipeline as pipeline
     from albert_fast.recipe import Recipe as Recipe
+    from albert_fast.recipe import compile as compile
     from albert_fast.recipe import export as export
     from albert_fast.tensorflow.models import TFAlbertForMaskedLM as TFAlbertForMaskedLM
     from albert_fast.tensorflow.models import TFAlbertForSequenceClassification as TFAlbertForSequenceClassification

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,3 +206,34 @@ class ShapeProfile:
                 f"{' and '.join(problems)} of the engine's profile {self}; "
                 "split, truncate or pad the batch, or export an engine with a wider --profile"
             )
+
+    def fits(self, batch: int, length: int) -> bool:
+        """Whether a batch of this shape is within the profile."""
+        return self.min_batch <= batch <= self.max_batch and self.min_length <= length <= self.max_length
+
+
+def parse_profiles(text: str) -> tuple[ShapeProfile, ...]:
+    """Read one profile or several, separated by commas: ``"1x1:1x32:1x128,1x16:8x128:32x512"``.
+
+    Raises:
+        ValueError: text that is no profile, or the same profile twice.
+    """
+    profiles = tuple(ShapeProfile.parse(part) for part in text.split(","))
+    if len(set(profiles)) != len(profiles):
+        raise ValueError(f"{text!r} names a profile twice; each needs to be given once")
+    return profiles
+
+
+def hull(profiles: Sequence[ShapeProfile]) -> ShapeProfile:
+    """The profile that spans all of ``profiles``; its optimum is the first one's."""
+    first = profiles[0]
+    return ShapeProfile(
+        min(p.min_batch for p in profiles), first.opt_batch, max(p.max_batch for p in profiles),
+        min(p.min_length for p in profiles), first.opt_length, max(p.max_length for p in profiles),
+    )  # fmt: skip
+
+
+def smallest_fitting(profiles: Sequence[ShapeProfile], batch: int, length: int) -> int | None:
+    """Which of ``profiles`` takes a batch of this shape and has the smallest largest shape; None where none does."""
+    fitting = [index for index, profile in enumerate(profiles) if profile.fits(batch, length)]
+    return min(fitting, key=lambda i: (profiles[i].max_batch * profiles[i].max_length, i), default=None)

@@ -315,21 +315,25 @@ class Head:
     Attributes:
         model_class: the class of the same name in ``transformers``.
         outputs: names of the tensors an engine of this head returns, in order.
+        per_token: those of them that have a dimension of tokens, the second.
         ids_rank: dimensions of ``input_ids``: 2, or 3 where there are choices.
     """
 
     model_class: type[AlbertPreTrainedModel]
     outputs: tuple[str, ...]
+    per_token: tuple[str, ...] = ()
     ids_rank: int = 2
 
 
 HEADS: Mapping[str, Head] = {
-    "base": Head(AlbertModel, ("last_hidden_state", "pooler_output")),
-    "pretraining": Head(AlbertForPreTraining, ("prediction_logits", "sop_logits")),
-    "masked-lm": Head(AlbertForMaskedLM, ("logits",)),
+    "base": Head(AlbertModel, ("last_hidden_state", "pooler_output"), ("last_hidden_state",)),
+    "pretraining": Head(AlbertForPreTraining, ("prediction_logits", "sop_logits"), ("prediction_logits",)),
+    "masked-lm": Head(AlbertForMaskedLM, ("logits",), ("logits",)),
     "sequence-classification": Head(AlbertForSequenceClassification, ("logits",)),
-    "token-classification": Head(AlbertForTokenClassification, ("logits",)),
-    "question-answering": Head(AlbertForQuestionAnswering, ("start_logits", "end_logits")),
+    "token-classification": Head(AlbertForTokenClassification, ("logits",), ("logits",)),
+    "question-answering": Head(
+        AlbertForQuestionAnswering, ("start_logits", "end_logits"), ("start_logits", "end_logits")
+    ),
     "multiple-choice": Head(AlbertForMultipleChoice, ("logits",), ids_rank=3),
 }
 

@@ -65,7 +65,7 @@ def engines(model: AlbertForSequenceClassification, folder: Path, device: str) -
         path = folder / f"{name}{row.suffix}"
         facts = Facts(
             config=model.config.to_dict(), head="sequence-classification", attention="sdpa", precision="fp32",
-            profile=PROFILE,
+            profiles=(PROFILE,),
         )  # fmt: skip
         references = answers(model, reference_batches(model.config, "sequence-classification", PROFILE))
         budget = PRECISIONS["fp32"].budget

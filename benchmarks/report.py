@@ -7,6 +7,7 @@ python benchmarks/report.py --check    exit with 1 where a table is not what the
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import sys
@@ -14,9 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from albert_fast.engine import FORMATS
+from albert_fast.precision import PRECISIONS
+from albert_fast.recipe.support import cells
+
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
-PAGES = ("README.md", "docs/performance.md")
+PAGES = ("README.md", "docs/performance.md", "docs/engines.md")
 
 
 def read(name: str) -> Any:
@@ -114,11 +119,54 @@ def embedded() -> list[str]:
     ]
 
 
+def formats() -> list[str]:
+    """Every file format: its file, where it runs, what it needs, and its options."""
+    lines = ["| format | file | runs on | needs | what it is |", "|---|---|---|---|---|"]
+    for row in FORMATS.values():
+        needs = f"`albert-fast[{row.extra}]`" if row.extra else "nothing"
+        suffix = f"`{row.suffix}`" if row.suffix else "none, in process"
+        lines.append(f"| `{row.name}` | {suffix} | {', '.join(row.devices)} | {needs} | {row.summary} |")
+    return lines
+
+
+def options() -> list[str]:
+    """The options of every format that has any."""
+    lines = ["| format | option | what it does |", "|---|---|---|"]
+    rows = [(row.name, *option) for row in FORMATS.values() for option in row.options.items()]
+    return lines + [f"| `{format}` | `{name}` | {words} |" for format, name, words in rows]
+
+
+def support() -> list[str]:
+    """Format x precision x device: which attention implementations there are, or the number of the reason below."""
+    places = list(itertools.product(PRECISIONS, ("cpu", "cuda")))
+    reasons: dict[str, int] = {}
+    lines = [
+        "| format | " + " | ".join(f"{precision} {device}" for precision, device in places) + " |",
+        "|---|" + ":---:|" * len(places),
+    ]
+    found = {(c.format, c.precision, c.device): c for c in cells()}
+    served = {
+        key: [c.attention for c in cells() if (c.format, c.precision, c.device) == key and c.reason is None]
+        for key in found
+    }
+    for format in FORMATS:
+        texts = []
+        for place in places:
+            reason = found[format, *place].reason
+            number = None if reason is None else reasons.setdefault(reason, len(reasons) + 1)
+            texts.append(", ".join(served[format, *place]) if number is None else f"- ({number})")
+        lines.append(f"| `{format}` | " + " | ".join(texts) + " |")
+    return [*lines, "", *(f"{number}. {reason}." for reason, number in reasons.items())]
+
+
 TABLES: dict[str, Callable[[], list[str]]] = {
     "engines": readme,
     "performance": performance,
     "tokenizer": tokenizer,
     "embedded": embedded,
+    "formats": formats,
+    "options": options,
+    "support": support,
 }
 
 

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
@@ -15,7 +16,7 @@ from torch.export import ExportedProgram
 from albert_fast.batch import Batch, ShapeProfile
 from albert_fast.capture import capture
 from albert_fast.config import AlbertConfig
-from albert_fast.engine import FORMATS, Engine, Facts, Manifest, build, in_process, load, read_manifest
+from albert_fast.engine import FORMATS, Engine, Facts, Format, Manifest, build, in_process, load, read_manifest
 from albert_fast.heads import HEADS, head_of
 from albert_fast.precision import PRECISIONS
 
@@ -23,8 +24,25 @@ PROFILE = ShapeProfile(1, 2, 4, 1, 8, 48)
 BUDGET = PRECISIONS["fp32"].budget
 OPTIONS: dict[str, dict[str, Any]] = {"aotinductor": {"linear": "packed"}}
 """The packed form is the one where something can go wrong; the plain one is built by the test of ALBERT-base."""
-FILE_FORMATS = [name for name, row in FORMATS.items() if row.kind == "file"]
-IN_PROCESS_FORMATS = [name for name, row in FORMATS.items() if row.kind == "in-process"]
+
+
+def _parameter(row: Format, *, needs_device: bool) -> Any:
+    """A row as a test's parameter: skipped in words where its package is missing, marked where it needs a GPU."""
+    missing = row.missing()
+    marks = [pytest.mark.skipif(missing is not None, reason=missing or "")]
+    if needs_device and "cpu" not in row.devices:
+        marks.append(pytest.mark.gpu)
+    return pytest.param(row.name, marks=marks)
+
+
+RUNNABLE = [_parameter(row, needs_device=True) for row in FORMATS.values()]
+"""Every row, for tests that run its engine."""
+RUNNABLE_FILES = [_parameter(row, needs_device=True) for row in FORMATS.values() if row.kind == "file"]
+WRITABLE = [
+    _parameter(row, needs_device=not row.builds_without_device) for row in FORMATS.values() if row.kind == "file"
+]
+"""Every row with a file, for tests that write it and look at it."""
+IN_PROCESS = [_parameter(row, needs_device=True) for row in FORMATS.values() if row.kind == "in-process"]
 
 Answers = Mapping[str, Tensor]
 _folder = tempfile.TemporaryDirectory(prefix="albert-fast-engines-")
@@ -52,7 +70,7 @@ def small_program(head: str = "pretraining") -> ExportedProgram:
 
 def facts(model: Any, profile: ShapeProfile = PROFILE) -> Facts:
     return Facts(
-        config=model.config.to_dict(), head=head_of(model), attention="sdpa", precision="fp32", profile=profile,
+        config=model.config.to_dict(), head=head_of(model), attention="sdpa", precision="fp32", profiles=(profile,),
         checkpoint_sha256="0" * 64, checkpoint_source="a test", labels=("no", "yes"),
     )  # fmt: skip
 
@@ -81,18 +99,25 @@ def references(model: Any) -> list[tuple[Batch, dict[str, Tensor]]]:
     return [(batch, eager_answers(model, batch)) for batch in (batch_of(*shape) for shape in shapes)]
 
 
+def device_of(format: str) -> str:
+    """The device that tests run a format on: the CPU where it can."""
+    devices = FORMATS[format].devices
+    return "cpu" if "cpu" in devices else devices[0]
+
+
 def build_small(path: Path, *, format: str = "exported_program", head: str = "pretraining", **changes: Any) -> Manifest:
     model = small_model(head)
     arguments: dict[str, Any] = dict(
-        format=format, facts=facts(model), references=references(model), budget=BUDGET, options=OPTIONS.get(format)
-    )
+        format=format, facts=facts(model), references=references(model), budget=BUDGET, options=OPTIONS.get(format),
+        device=device_of(format) if format in FORMATS else "cpu",
+    )  # fmt: skip
     return build(small_program(head), path, **{**arguments, **changes})
 
 
 @cache
 def engine_file(format: str, head: str = "pretraining") -> Path:
     """An engine file of the small model; read it, or copy it before changing it."""
-    path = Path(_folder.name) / f"{format}-{head}.pt2"
+    path = Path(_folder.name) / f"{format}-{head}{FORMATS[format].suffix}"
     build_small(path, format=format, head=head)
     return path
 
@@ -102,12 +127,12 @@ def engine_of(format: str) -> Engine:
     """An engine of any row, over the small model with two outputs."""
     if FORMATS[format].kind == "file":
         return load(engine_file(format))
-    return in_process(small_model(), format=format, profile=PROFILE)
+    return in_process(small_model(), format=format, profile=PROFILE, device=device_of(format))
 
 
 def differ(answers: Answers, expected: Answers) -> float:
     assert list(answers) == list(expected)
-    return max(float((answers[name] - expected[name]).abs().max()) for name in expected)
+    return max(float((answers[name].cpu() - expected[name].cpu()).abs().max()) for name in expected)
 
 
 def read_note(format: str, name: str) -> Any:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from albert_fast import AlbertConfig, AlbertForMultipleChoice, AlbertModel, Batch, ShapeProfile
+from albert_fast.batch import hull, parse_profiles, smallest_fitting
 
 CONFIG = AlbertConfig(
     vocab_size=50, embedding_size=8, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=24,
@@ -102,3 +103,18 @@ def test_int32_ids_give_the_answers_of_int64(model):
 def test_multiple_choice_refuses_ids_without_choices():
     with pytest.raises(ValueError, match=r"\[batch, choices, length\], found \[2, 5\]"):
         AlbertForMultipleChoice(CONFIG)(IDS)
+
+
+def test_several_profiles_are_read_with_commas_between_them() -> None:
+    small, large = parse_profiles("1x1:1x32:1x128,4x16:8x128:32x512")
+    assert (str(small), str(large)) == ("1x1:1x32:1x128", "4x16:8x128:32x512")
+    assert hull([small, large]) == ShapeProfile(1, 1, 32, 1, 32, 512)
+    with pytest.raises(ValueError, match="names a profile twice"):
+        parse_profiles("1x8,1x8")
+    with pytest.raises(ValueError, match="'' is no profile"):
+        parse_profiles("1x8,")
+
+
+def test_the_smallest_profile_that_takes_a_shape_is_found() -> None:
+    profiles = parse_profiles("1x1:8x128:32x512,1x1:1x32:1x128,1x1:4x32:4x128")
+    assert [smallest_fitting(profiles, *shape) for shape in ((1, 128), (2, 5), (1, 129), (33, 1))] == [1, 2, 0, None]

@@ -99,7 +99,9 @@ def test_a_machine_without_a_compiler_is_told_before_anything_is_done(
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(EngineError, match=r"no C\+\+ compiler found.*install g"):
-        aotinductor.write(small_program(), tmp_path / "e.pt2", device="cpu", profile=ShapeProfile(), options={})
+        aotinductor.write(
+            small_program(), tmp_path / "e.pt2", device="cpu", profiles=(ShapeProfile(),), options={}, tell=print
+        )
 
 
 def test_the_choice_stands_in_the_manifest() -> None:

@@ -6,12 +6,12 @@ import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from engine_samples import (
-    FILE_FORMATS,
+    WRITABLE,
     batch_of,
     build_small,
     engine_file,
@@ -21,13 +21,23 @@ from engine_samples import (
 )
 
 from albert_fast.batch import ShapeProfile
-from albert_fast.engine import Manifest, exported_program, inspect, load, manifest_path, read_manifest
+from albert_fast.engine import (
+    FORMATS,
+    Format,
+    Manifest,
+    exported_program,
+    inspect,
+    load,
+    machine,
+    manifest_path,
+    read_manifest,
+)
 from albert_fast.errors import EngineError
 from albert_fast.precision import ErrorBudget
 
 
 def copy_of(format: str, folder: Path) -> Path:
-    path = folder / "engine.pt2"
+    path = folder / f"engine{FORMATS[format].suffix}"
     shutil.copy(engine_file(format), path)
     shutil.copy(manifest_path(engine_file(format)), manifest_path(path))
     return path
@@ -49,7 +59,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         (dict(references=[]), "references is empty"),
         (dict(device="tpu"), "expected 'cpu', 'cuda'"),
         (dict(options={"speed": "fast"}), "has no options, found speed"),
-        (dict(format="aotinductor", options={"speed": "fast"}), "has the option linear, found speed"),
+        (dict(format="aotinductor", options={"speed": "fast"}), "takes the options linear, found speed"),
         (dict(format="aotinductor", options={"linear": "folded"}), "'folded', expected one of auto, packed, plain"),
         (dict(facts=facts(small_model(), ShapeProfile(1, 2, 9, 1, 8, 48))), r"batch 1\.\.9 .* not within 1\.\.4"),
     ],
@@ -85,17 +95,16 @@ def test_the_measured_error_is_that_of_the_file(tmp_path: Path) -> None:
 
 
 def test_a_file_that_stores_a_weight_twice_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real: Callable[[Path], int] = exported_program.stored_weight_bytes
-    monkeypatch.setattr(exported_program, "stored_weight_bytes", lambda path: 2 * real(path) + 100_000)
+    real: Callable[..., int] = exported_program.stored_weight_bytes
+    monkeypatch.setattr(exported_program, "stored_weight_bytes", lambda *a: 2 * real(*a) + 100_000)
     with pytest.raises(EngineError, match=r"each weight stored once\. Nothing was written"):
         build_small(tmp_path / "e.pt2")
     assert contents(tmp_path) == {}
 
 
 def test_a_file_that_is_too_large_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from albert_fast.engine import builder
-
-    monkeypatch.setattr(builder, "SIZE_ALLOWANCE_BYTES", 0)
+    row = dataclasses.replace(FORMATS["exported_program"], code_bytes=0)
+    monkeypatch.setitem(cast(dict[str, Format], FORMATS), "exported_program", row)
     with pytest.raises(EngineError, match=r"takes \d+ bytes, .*at most \d+ are allowed"):
         build_small(tmp_path / "e.pt2")
 
@@ -106,7 +115,7 @@ def test_build_says_what_it_does(tmp_path: Path) -> None:
     assert said == ["compile for exported_program", "measure the error against eager", "write the engine file"]
 
 
-@pytest.mark.parametrize("format", FILE_FORMATS)
+@pytest.mark.parametrize("format", WRITABLE)
 def test_every_weight_is_stored_once(format: str) -> None:
     found = inspect(engine_file(format))
     assert found["weights_held_once"] is True
@@ -114,10 +123,11 @@ def test_every_weight_is_stored_once(format: str) -> None:
     assert found["weight_bytes"] == sum(p.numel() * 4 for p in small_model().parameters())
 
 
-@pytest.mark.parametrize("format", FILE_FORMATS)
+@pytest.mark.parametrize("format", WRITABLE)
 def test_inspect_says_that_a_fresh_engine_is_whole_and_fits(format: str) -> None:
     found = inspect(engine_file(format))
-    assert (found["undamaged"], found["fits_machine"], found["differences"]) == (True, True, [])
+    runs_here = machine.has_device(found["device"])
+    assert (found["undamaged"], found["fits_machine"], found["differences"] == []) == (True, runs_here, runs_here)
     assert found["file_bytes"] <= found["size_limit_bytes"]
 
 
@@ -130,17 +140,17 @@ def test_inspect_tells_damage_and_differences_without_loading(tmp_path: Path) ->
     assert "bytes, expected" in found["damage"] and "Windows" in found["differences"][0]
 
 
-@pytest.mark.parametrize("format", FILE_FORMATS)
+@pytest.mark.parametrize("format", WRITABLE)
 def test_a_truncated_engine_file_is_refused(format: str, tmp_path: Path) -> None:
     path = copy_of(format, tmp_path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(
-        EngineError, match=r"engine\.pt2 has \d+ bytes, expected \d+.*; copy the engine file and its man"
+        EngineError, match=r"engine\.\w+ has \d+ bytes, expected \d+.*; copy the engine file and its man"
     ):
         load(path)
 
 
-@pytest.mark.parametrize("format", FILE_FORMATS)
+@pytest.mark.parametrize("format", WRITABLE)
 def test_an_engine_file_with_a_flipped_bit_is_refused(format: str, tmp_path: Path) -> None:
     path = copy_of(format, tmp_path)
     data = bytearray(path.read_bytes())
@@ -182,7 +192,17 @@ def test_a_compiled_engine_is_bound_to_its_device(tmp_path: Path) -> None:
     path = copy_of("aotinductor", tmp_path)
     rewrite(path, device="cuda")
     with pytest.raises(EngineError, match="built for device 'cuda', device='cpu' was asked for"):
+        load(path, device="cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a CUDA device")
+def test_an_engine_goes_to_the_device_it_was_built_for_unless_another_is_named(tmp_path: Path) -> None:
+    assert load(engine_file("exported_program")).device == "cpu"
+    path = copy_of("exported_program", tmp_path)
+    rewrite(path, device="cuda")
+    with pytest.raises(EngineError, match=r"it runs on cuda, and torch .* finds no such device here"):
         load(path)
+    assert load(path, device="cpu").device == "cpu"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a CUDA device")
@@ -195,9 +215,9 @@ def test_cuda_is_refused_where_there_is_none(tmp_path: Path) -> None:
 
 def test_an_unknown_format_in_a_manifest_lists_those_there_are(tmp_path: Path) -> None:
     path = copy_of("exported_program", tmp_path)
-    rewrite(path, format="tensorrt")
+    rewrite(path, format="openvino")
     with pytest.raises(
-        EngineError, match="says format 'tensorrt', this albert-fast knows exported_program, aotinductor"
+        EngineError, match="says format 'openvino', this albert-fast knows exported_program, aotinductor"
     ):
         load(path)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from albert_fast.engine import machine
-from albert_fast.engine.manifest import Requirements
+from albert_fast.engine.manifest import Package, Requirements
 
 HERE = Requirements(torch=torch.__version__.split("+")[0], torch_rule="same minor")
 
@@ -22,7 +22,7 @@ def test_this_machine_fits_what_is_compiled_on_it() -> None:
     requires = machine.compiled_requirements("cpu")
     assert machine.differences(requires) == []
     assert (requires.system, requires.architecture) == (platform.system(), platform.machine())
-    assert requires.compute_capability is None
+    assert requires.compute_capabilities == ()
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names of x86-64's instruction sets")
@@ -42,7 +42,16 @@ def test_the_instruction_sets_of_this_cpu_are_known() -> None:
         (dict(torch="no version"), "no version"),
         (dict(torch_rule="whatever"), "torch_rule is 'whatever'"),
         (dict(cuda="3"), "built for CUDA 3"),
-        (dict(compute_capability="1.0"), "built for compute capability 1.0"),
+        (dict(compute_capabilities=("1.0", "1.1")), "compute capability 1.0 or 1.1, "),
+        (
+            dict(compute_capabilities=("99.0",), compute_capability_rule="at least"),
+            "compute capability 99.0 or higher, ",
+        ),
+        (dict(compute_capabilities=("1.0",), compute_capability_rule="near"), "'near', expected one of any of, at lea"),
+        (dict(packages=(Package("torch", "99.0"),)), "needs torch 99.0 or later, this is torch"),
+        (dict(packages=(Package("torch", "2.0", "same"),)), "needs torch 2.0, this is torch"),
+        (dict(packages=(Package("torch", "2.0", "about"),)), "its rule for torch is 'about', expected 'same' or"),
+        (dict(packages=(Package("no-such-thing", "1.0"),)), "no-such-thing 1.0, which is not installed: pip install"),
     ],
 )
 def test_a_difference_is_told(changes: dict[str, object], message: str) -> None:

@@ -70,7 +70,7 @@ def test_a_changed_manifest_signed_anew_is_read() -> None:
         ("[" * 100_000, "nested too deeply"),
         ('{"a": NaN}', "NaN is not a JSON number"),
         ('{"a": 1, "a": 2}', "the key 'a' is given twice"),
-        ('{"schema_version": 99}', "schema_version 99, this albert-fast reads 1; export the engine anew"),
+        ('{"schema_version": 99}', "schema_version 99, this albert-fast reads 2; export the engine anew"),
         ("{}", "its manifest_sha256 is not that of its content"),
         ('{"a": 1e999}', "damaged"),
         (f'{{"a": {"9" * 5000}}}', "is not valid JSON"),

@@ -72,7 +72,7 @@ def test_a_recipe_says_what_its_toml_says(tmp_path: Path) -> None:
     assert recipe == Recipe(
         "a/b", head="masked-lm", profile=ShapeProfile(1, 8, 32, 16, 128, 512), output=Path("x/engine.pt2")
     )
-    assert (recipe.precision, recipe.attention, recipe.device) == ("fp32", "auto", "cpu")
+    assert (recipe.precision, recipe.attention, recipe.device_name) == ("fp32", "auto", "cpu")
 
 
 def test_all_problems_of_a_recipe_are_told_at_once_with_the_nearest_names() -> None:

@@ -38,6 +38,7 @@ class Command:
 COMMANDS: Mapping[str, Command] = {
     "export": Command("albert_fast.cli.export", "build an engine file from a recipe, a folder or a hub name"),
     "run": Command("albert_fast.cli.run", "answer texts with an engine file"),
+    "verify": Command("albert_fast.cli.verify", "compare an engine file with its model on texts of yours"),
     "inspect": Command("albert_fast.cli.inspect", "say what an engine file is and whether it runs here"),
     "demo": Command("albert_fast.cli.demo", "from the embedded checkpoint to engine files, predictions and timings"),
 }

@@ -21,7 +21,7 @@ from albert_fast.cli.inspect import this_machine
 from albert_fast.cli.progress import Progress
 from albert_fast.cli.stopwatch import Latency, interleaved
 from albert_fast.cli.table import facts, table
-from albert_fast.engine import FORMATS, Engine, Manifest, in_process, load
+from albert_fast.engine import FORMATS, Engine, Format, Manifest, in_process, load, machine
 from albert_fast.errors import EngineError
 from albert_fast.heads import HEADS
 from albert_fast.recipe import Recipe, export
@@ -46,16 +46,15 @@ SHAPES = ((1, 16), (1, 64), (8, 64))
 QUICK, THOROUGH = (20, 1.0), (200, 6.0)
 """Rounds of timing at most, and seconds for them, per shape."""
 TIMED_HEAD = "sequence-classification"
-FILE_FORMATS = tuple(name for name, row in FORMATS.items() if row.kind == "file")
 
 
 @dataclass(frozen=True)
 class Built:
-    """An engine file of the demo, and what a fresh process said with it."""
+    """An engine file of the demo, and what a fresh process said with it; None where this machine cannot run it."""
 
     path: Path
     manifest: Manifest
-    results: list[dict[str, Any]]
+    results: list[dict[str, Any]] | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,22 +68,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Export, run in fresh processes, time, print."""
     folder = Path(arguments.output)
+    formats, left_out = here()
     with Progress() as progress:
-        built = [_build(folder, head, format, progress) for head in TEXTS for format in FILE_FORMATS]
-        timings = _time([one for one in built if one.manifest.head == TIMED_HEAD], arguments.quick, progress)
+        built = [_build(folder, head, row, progress) for head in TEXTS for row in formats]
+        timed = [one for one in built if one.manifest.head == TIMED_HEAD and one.results is not None]
+        timings = _time(timed, arguments.quick, progress)
     if arguments.json:
-        print_json(document(built, timings))
+        print_json(document(built, timings, left_out))
     else:
-        print(_page(built, timings))
+        print(_page(built, timings, left_out))
     return 0
 
 
-def _build(folder: Path, head: str, format: str, progress: Progress) -> Built:
-    """Export one engine and let a fresh process answer with it."""
-    path = folder / f"{MODEL.rpartition('/')[2]}-{head}-{format}{FORMATS[format].suffix}"
-    recipe = Recipe(MODEL, head=head, format=format, profile=PROFILE, output=path)
-    manifest = export(recipe, lambda stage: progress(f"{head}, {format}: {stage}"))
-    progress(f"{head}, {format}: run in a fresh process")
+def here() -> tuple[list[Format], dict[str, str]]:
+    """The file formats that this machine can write, and why it cannot write the others, by name."""
+    left_out = {}
+    for row in FORMATS.values():
+        reason = row.missing()
+        if reason is None and not row.builds_without_device and not machine.has_device(row.devices[0]):
+            reason = f"{row.name} is built on the device it runs on, {row.devices[0]}"
+        if row.kind == "file" and reason is not None:
+            left_out[row.name] = reason
+    return [row for row in FORMATS.values() if row.kind == "file" and row.name not in left_out], left_out
+
+
+def _build(folder: Path, head: str, row: Format, progress: Progress) -> Built:
+    """Export one engine and let a fresh process answer with it, where this machine has its device."""
+    path = folder / f"{MODEL.rpartition('/')[2]}-{head}-{row.name}{row.suffix}"
+    recipe = Recipe(MODEL, head=head, format=row.name, profile=PROFILE, output=path)
+    manifest = export(recipe, lambda stage: progress(f"{head}, {row.name}: {stage}"))
+    if not machine.has_device(recipe.device_name):
+        return Built(path, manifest, None)
+    progress(f"{head}, {row.name}: run in a fresh process")
     command = [sys.executable, "-m", "albert_fast", "run", str(path), "--json", "--top-k", "3", *TEXTS[head]]
     finished = subprocess.run(command, capture_output=True, text=True)
     if finished.returncode != 0:
@@ -129,32 +144,40 @@ def compare(engines: Mapping[str, Engine], inputs: Batch) -> None:
             )
 
 
-def _page(built: Sequence[Built], timings: Mapping[tuple[int, int], Mapping[str, Latency]]) -> str:
+def _page(
+    built: Sequence[Built],
+    timings: Mapping[tuple[int, int], Mapping[str, Latency]],
+    left_out: Mapping[str, str],
+) -> str:
     """Everything, for a terminal."""
     parts = []
     for head in TEXTS:
-        mine = [one for one in built if one.manifest.head == head]
-        agree = all(_words(one.results) == _words(mine[0].results) for one in mine)
-        names = " and ".join(one.manifest.format for one in mine)
-        verdict = f"{names}, each in a fresh process, " + ("agree" if agree else "DISAGREE; this is the first")
+        mine = {one.manifest.format: one.results for one in built if one.manifest.head == head and one.results}
+        first = next(iter(mine.values()))
+        agree = all(_words(results) == _words(first) for results in mine.values())
+        verdict = f"{', '.join(mine)}, each in a fresh process, " + (
+            "agree" if agree else "DISAGREE; this is the first"
+        )
         rows = [
             [result["text"], ", ".join(f"{word} {score:.2f}" for word, score in answers)]
-            for result, answers in zip(mine[0].results, _answers(mine[0].results), strict=True)
+            for result, answers in zip(first, _answers(first), strict=True)
         ]
         parts.append(f"{head} ({verdict})\n\n{table(['text', 'top predictions'], rows, align='ll')}")
     sizes = [
         [one.path.name, f"{one.manifest.file_bytes / 1e6:.1f}", f"{one.manifest.weight_bytes / 1e6:.1f}",
-         f"{one.manifest.error.max_abs:.1e}", f"{one.manifest.error.argmax_agreement:.0%}"]
+         f"{one.manifest.error.max_abs:.1e}", f"{one.manifest.error.argmax_agreement:.0%}", one.manifest.measured_on]
         for one in built
     ]  # fmt: skip
-    header = ["engine file", "MB", "weights MB", "max error", "same argmax"]
-    parts.append(
-        f"engine files in {built[0].path.parent} (error against float32 eager)\n\n{table(header, sizes, align='lrrrr')}"
-    )
+    header = ["engine file", "MB", "weights MB", "max error", "same argmax", "measured on"]
+    files = f"engine files in {built[0].path.parent} (error against float32 eager)"
+    parts.append(f"{files}\n\n{table(header, sizes, align='lrrrrl')}")
+    if left_out:
+        parts.append("not built here\n\n" + facts(list(left_out.items())))
     header = ["batch x length", "engine", "p50 ms", "p95 ms", "tokens/s", "eager / it"]
     parts.append(f"latency of {TIMED_HEAD}, timed in turns\n\n{table(header, timing_rows(timings), align='llrrrr')}")
     parts.append(f"this machine\n\n{facts([(name, str(value)) for name, value in this_machine().items()])}")
-    parts.append(f'next:  albert-fast run {built[-1].path} "a text of yours"')
+    runnable = next(one for one in reversed(built) if one.results)
+    parts.append(f'next:  albert-fast run {runnable.path} "a text of yours"')
     return "\n" + "\n\n".join(parts)
 
 
@@ -181,7 +204,11 @@ def _words(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return [[word for word, _ in answers] for answers in _answers(results)]
 
 
-def document(built: Sequence[Built], timings: Mapping[tuple[int, int], Mapping[str, Latency]]) -> dict[str, Any]:
+def document(
+    built: Sequence[Built],
+    timings: Mapping[tuple[int, int], Mapping[str, Latency]],
+    left_out: Mapping[str, str],
+) -> dict[str, Any]:
     """Everything, for machines."""
     latency = [
         {"batch": batch, "length": length, "engine": name, "p50_ms": one.p50_ms, "p95_ms": one.p95_ms}
@@ -192,4 +219,4 @@ def document(built: Sequence[Built], timings: Mapping[tuple[int, int], Mapping[s
     engines = [
         {"engine": str(one.path), "results": one.results, "manifest": dataclasses.asdict(one.manifest)} for one in built
     ]
-    return {"model": MODEL, "machine": this_machine(), "engines": engines, "latency": latency}
+    return {"model": MODEL, "machine": this_machine(), "engines": engines, "not_built": left_out, "latency": latency}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from albert_fast.attention import ATTENTION
 from albert_fast.cli import print_json
@@ -35,18 +37,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--precision", choices=PRECISIONS, help=f"of the graph; {defaults['precision']} unless given")
     parser.add_argument(
-        "--profile", metavar="MIN:OPT:MAX", help="shapes as batch x length: 1x16:8x128:32x512, or one shape 8x128"
+        "--profile",
+        metavar="MIN:OPT:MAX",
+        help="shapes as batch x length: 1x16:8x128:32x512, or one shape 8x128; several with commas between them",
     )
     parser.add_argument("--head", choices=HEADS, help="what the model answers; the checkpoint's own unless given")
     parser.add_argument("--attention", choices=["auto", *ATTENTION], help="implementation in the graph; auto is sdpa")
-    parser.add_argument("--device", help="that the engine runs on: cpu (unless given) or cuda")
+    parser.add_argument("--device", help="that the engine runs on: cpu or cuda; the format's own unless given")
     parser.add_argument("--revision", help="branch, tag or commit of a hub model")
+    parser.add_argument(
+        "--option", metavar="NAME=VALUE", action="append", default=[], type=_option, help="of the format; repeatable"
+    )
     parser.add_argument("-o", "--output", metavar="FILE", help="the engine file to write")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, and say what was written."""
     changes = {name: getattr(arguments, name) for name in _OVERRIDES if getattr(arguments, name) is not None}
+    if arguments.option:
+        changes["options"] = dict(arguments.option)
     source: str = arguments.source
     if source.endswith(".toml") or os.path.isfile(source):
         recipe = Recipe.read(source).replace(**changes)
@@ -74,9 +83,20 @@ def summary(manifest: Manifest) -> list[tuple[str, str]]:
         (
             "error",
             f"max {error.max_abs:.1e}, mean {error.mean_abs:.1e}, cosine {error.cosine:.7f}, same argmax "
-            f"{error.argmax_agreement:.2%} (against float32 eager)",
+            f"{error.argmax_agreement:.2%} (against float32 eager, measured on {manifest.measured_on})",
         ),
     ]
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """``NAME=VALUE``; a value that is JSON (a number, true, a list) is taken as such, any other as text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is no option, expected NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def _tokenizer(engine_file: Path) -> str | None:

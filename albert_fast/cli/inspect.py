@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,7 +44,10 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         manifest = read_manifest(engine)
         verdict = "no: " + "; ".join(problems) if problems else "yes"
-        print(facts([("engine", str(engine)), *summary(manifest), *_origin(engine, manifest), ("runs here", verdict)]))
+        once = "each stored once" if found["weights_held_once"] else "NOT each stored once"
+        weights = f"{once}: {found['stored_weight_bytes']} bytes of constants for {found['weight_bytes']} of weights"
+        shown = [*summary(manifest), ("weights", weights), *_origin(engine, manifest), *_notes(manifest)]
+        print(facts([("engine", str(engine)), *shown, ("runs here", verdict)]))
     return FAILED if problems else 0
 
 
@@ -67,7 +71,11 @@ def _origin(engine: Path, manifest: Manifest) -> list[tuple[str, str]]:
     """Where the engine comes from and what it needs."""
     requires, folder = manifest.requires, tokenizer_folder(engine)
     torch_release = f"torch {requires.torch} ({requires.torch_rule})"
-    needs = [torch_release, requires.system, requires.architecture, requires.gpu_name]
+    packages = [f"{one.name} {one.version} ({one.rule})" for one in requires.packages]
+    needs = [torch_release, requires.system, requires.architecture, requires.gpu_name, *packages]
+    if requires.compute_capabilities:
+        rule = requires.compute_capability_rule
+        needs.append(f"compute capability {', '.join(requires.compute_capabilities)} ({rule})")
     labels = f"{len(manifest.labels)}: {', '.join(manifest.labels[:6])}" + (", ..." if len(manifest.labels) > 6 else "")
     shown = [
         ("checkpoint", f"{manifest.checkpoint_source} (sha256 {(manifest.checkpoint_sha256 or 'unknown')[:12]})"),
@@ -78,6 +86,21 @@ def _origin(engine: Path, manifest: Manifest) -> list[tuple[str, str]]:
         ("made by", ", ".join(f"{name} {value}" for name, value in manifest.versions.items() if value)),
     ]
     return shown + ([("labels", labels)] if manifest.labels else [])
+
+
+def _notes(manifest: Manifest) -> list[tuple[str, str]]:
+    """What the format chose and measured while building: dtypes of its layers, fused kernels, the linear maps."""
+    return [(name.replace("_", " "), _words(value)) for name, value in manifest.notes.items() if name != "tokenizer"]
+
+
+def _words(value: Any, depth: int = 0) -> str:
+    """A note on one line; lists inside lists are shapes, ``1x16``."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_words(one)}" for name, one in value.items())
+    if not isinstance(value, list):
+        return str(value)
+    inner = [_words(one, depth + 1) for one in value]
+    return "x".join(inner) if depth and all(isinstance(one, int) for one in value) else ", ".join(inner)
 
 
 def _shape(spec: TensorSpec) -> str:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from albert_fast.engine.builder import build
 from albert_fast.engine.engine import Engine
-from albert_fast.engine.formats import FORMATS, Format
+from albert_fast.engine.formats import Format
 from albert_fast.engine.live import in_process
 from albert_fast.engine.loader import inspect, load
 from albert_fast.engine.manifest import Facts, Manifest, manifest_path, read_manifest
 from albert_fast.engine.measure import MeasuredError, measure
+from albert_fast.engine.table import FORMATS
 
 __all__ = [
     "FORMATS",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from albert_fast.batch import ShapeProfile
 from albert_fast.engine import cpu_prepack, machine
 from albert_fast.engine.exported_program import moved
-from albert_fast.engine.formats import Run
+from albert_fast.engine.formats import Run, Written
 from albert_fast.engine.manifest import Requirements
 from albert_fast.errors import EngineError
 
@@ -28,20 +28,23 @@ LINEAR_CHOICES = ("auto", "packed", "plain")
 
 
 def write(
-    program: ExportedProgram, path: Path, *, device: str, profile: ShapeProfile, options: Mapping[str, Any]
-) -> dict[str, Any]:
+    program: ExportedProgram,
+    path: Path,
+    *,
+    device: str,
+    profiles: tuple[ShapeProfile, ...],
+    options: Mapping[str, Any],
+    tell: Callable[[str], None],
+) -> Written:
     """Compile the program for this CPU, or for the current CUDA device.
 
     Args:
         options: ``{"linear": "auto" | "packed" | "plain"}``, CPU only: whether weights are packed for oneDNN. "auto"
             measures both here and keeps what was measured in the notes.
     Raises:
-        ValueError: unknown options.
+        ValueError: an option's value is not one of those.
         EngineError: there is no C++ compiler, or packing was asked for and this torch has no oneDNN.
     """
-    unknown = set(options) - {"linear"}
-    if unknown:
-        raise ValueError(f"the format aotinductor has the option linear, found {', '.join(sorted(unknown))}")
     asked = options.get("linear", "auto")
     if asked not in LINEAR_CHOICES:
         raise ValueError(f"the option linear is {asked!r}, expected one of {', '.join(LINEAR_CHOICES)}")
@@ -52,20 +55,20 @@ def write(
     program = moved(program, device)
     if torch.device(device).type == "cuda":
         _compile(program, path, freezing=False)
-        return {}
-    linear = _choose_linear(program, asked, profile)
+        return Written()
+    linear = _choose_linear(program, asked, profiles[0])
     packed = linear["chosen"] == "packed"
     _compile(cpu_prepack.pack_weights(program) if packed else program, path, freezing=packed)
-    return {"linear": linear, "threads": torch.get_num_threads()}
+    return Written({"linear": linear, "threads": torch.get_num_threads()})
 
 
-def read(path: Path, *, device: str) -> Run:
+def read(path: Path, *, device: str, profiles: tuple[ShapeProfile, ...], notes: Mapping[str, Any]) -> Run:
     """Load the package: its machine code becomes part of this process. The caller has compared its hash."""
     index = torch.device(device).index
     return cast(Run, torch._inductor.aoti_load_package(str(path), device_index=-1 if index is None else index))
 
 
-def stored_weight_bytes(path: Path) -> int:
+def stored_weight_bytes(path: Path, notes: Mapping[str, Any]) -> int:
     """Bytes of all constants, as the package's own wrapper source lists them."""
     with zipfile.ZipFile(path) as archive:
         sources = [archive.read(name) for name in archive.namelist() if name.endswith(".wrapper.cpp")]
@@ -75,7 +78,7 @@ def stored_weight_bytes(path: Path) -> int:
     return sum(sizes)
 
 
-def requirements(device: str) -> Requirements:
+def requirements(device: str, options: Mapping[str, Any]) -> Requirements:
     """The same kind of machine and the same minor release of torch."""
     return machine.compiled_requirements(device)
 

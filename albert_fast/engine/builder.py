@@ -7,24 +7,24 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
 import albert_fast
-from albert_fast.batch import Batch, ShapeProfile
-from albert_fast.engine import files, machine
-from albert_fast.engine.formats import FileFormat, file_format, find_format
+from albert_fast.batch import Batch, hull
+from albert_fast.engine import files, machine, signature
+from albert_fast.engine.formats import ENGINE_FILE, EmbeddingFormat, FileFormat, Format, Run, Written
 from albert_fast.engine.loader import make_engine
-from albert_fast.engine.manifest import SCHEMA_VERSION, Dimension, Facts, Manifest, TensorSpec
+from albert_fast.engine.manifest import SCHEMA_VERSION, Facts, Manifest, TensorSpec
 from albert_fast.engine.measure import Budget, MeasuredError, exceeded, measure
+from albert_fast.engine.table import file_format, find_format
 from albert_fast.errors import EngineError
 
-OP_NAMESPACE = "albert_fast"
-SIZE_FACTOR, SIZE_ALLOWANCE_BYTES = 1.1, 2_000_000
-"""An engine file is at most 1.1 times the distinct weights, and 2 MB of code."""
+SIZE_FACTOR = 1.1
+"""An engine file is at most 1.1 times the distinct weights, and the format's ``code_bytes``."""
 STORED_FACTOR, STORED_ALLOWANCE_BYTES = 1.1, 65_536
 """Constants in the file may be this much more than the distinct weights, for alignment and packed layouts."""
 
@@ -60,31 +60,42 @@ def build(
         The manifest that was written.
     Raises:
         ValueError: arguments that cannot work, before anything is compiled.
+        MissingDependencyError: the format needs an extra.
         EngineError: the folder cannot be written, the error is beyond the budget, or a weight would be stored twice.
             The old pair is then still there.
     """
     say = progress or (lambda text: None)
     path = Path(path)
     row = find_format(format, kind="file")
-    machine.require_device(device)
-    inputs = _input_specs(program, facts.profile)
-    _check_arguments(path, row.suffix, references)
+    machine.check_device_name(device)
+    weight_bytes, dtype = signature.distinct_weight_bytes(program), signature.weight_dtype(program)
+    _check_arguments(path, row, references, dtype=dtype, device=device, options=options or {})
+    if not row.builds_without_device:
+        machine.require_device(device)
+    inputs = signature.input_specs(program, hull(facts.profiles))
     implementation = file_format(row)
-    requires = replace(implementation.requirements(device), op_library=_calls_our_ops(program))
-    weight_bytes = distinct_weight_bytes(program)
+    requires = implementation.requirements(device, options or {})
+    limit = size_limit(weight_bytes, row, profiles=len(facts.profiles))
     with files.pending(path) as temporary:
         say(f"compile for {format}")
         started = time.perf_counter()
-        notes = implementation.write(program, temporary, device=device, profile=facts.profile, options=options or {})
-        notes = {**notes, "build_seconds": round(time.perf_counter() - started, 1)}
-        file_bytes, stored_bytes = _check_size(implementation, temporary, weight_bytes, format)
+        written = implementation.write(
+            program, temporary, device=device, profiles=facts.profiles, options=options or {}, tell=say
+        )
+        notes = _plain({**written.notes, "build_seconds": round(time.perf_counter() - started, 1)})
+        companions = files.companions_of(temporary)
+        file_bytes = temporary.stat().st_size + sum(companion.bytes for companion in companions)
+        stored_bytes = implementation.stored_weight_bytes(temporary, notes)
+        _check_size(format, file_bytes, stored_bytes, weight_bytes, limit)
         say("measure the error against eager")
-        error, outputs = _prove(implementation, temporary, device, facts, inputs, references)
+        run, measured_on = _runner(implementation, temporary, device, facts, notes, written)
+        outputs = signature.output_specs(program)
+        error, dtypes = _prove(run, device, facts, inputs, outputs, references)
         beyond = exceeded(error, budget)
         if beyond:
             raise EngineError(
                 f"the {format} engine is not exact enough for precision {facts.precision}: {'; '.join(beyond)}. "
-                f"Nothing was written to {path}; choose another precision or format"
+                "Nothing was written; choose another precision or format"
             )
         say("write the engine file")
         manifest = Manifest(
@@ -101,36 +112,32 @@ def build(
             checkpoint_sha256=facts.checkpoint_sha256,
             checkpoint_source=facts.checkpoint_source,
             labels=facts.labels,
-            profile=str(facts.profile),
+            profile=",".join(str(profile) for profile in facts.profiles),
             inputs=inputs,
-            outputs=outputs,
-            file_sha256=files.sha256_of(temporary),
-            file_bytes=file_bytes,
+            outputs=tuple(replace(spec, dtype=dtypes[spec.name]) for spec in outputs),
+            file_sha256="",
+            file_bytes=0,
+            companions=companions,
             weight_bytes=weight_bytes,
             stored_weight_bytes=stored_bytes,
             error=error,
-            requires=requires,
+            measured_on=measured_on,
+            requires=replace(requires, op_library=signature.calls_our_ops(program)),
             versions=machine.versions(),
-            notes=_plain(notes),
+            notes=notes,
         )
+        if row.embeds_manifest:
+            cast(EmbeddingFormat, implementation).embed(temporary, manifest.to_json())
+        manifest = replace(manifest, file_sha256=files.sha256_of(temporary), file_bytes=temporary.stat().st_size)
         text = manifest.to_json()
         Manifest.from_json(text)  # what cannot be read back must not be written
         files.commit(temporary, path, text)
     return manifest
 
 
-def distinct_weight_bytes(program: ExportedProgram) -> int:
-    """Bytes of the program's parameters, buffers and constants; what shares memory counts once."""
-    tensors = [*program.state_dict.values(), *program.constants.values()]
-    storages = {
-        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if isinstance(t, torch.Tensor)
-    }
-    return sum(storages.values())
-
-
-def size_limit(weight_bytes: int) -> int:
-    """The most bytes an engine file may take for so many bytes of distinct weights."""
-    return int(SIZE_FACTOR * weight_bytes) + SIZE_ALLOWANCE_BYTES
+def size_limit(weight_bytes: int, row: Format, *, profiles: int = 1) -> int:
+    """The most bytes an engine file of a format may take for so many bytes of distinct weights."""
+    return int(SIZE_FACTOR * weight_bytes) + row.code_bytes * profiles
 
 
 def held_once(stored_bytes: int, weight_bytes: int) -> bool:
@@ -138,91 +145,64 @@ def held_once(stored_bytes: int, weight_bytes: int) -> bool:
     return stored_bytes <= STORED_FACTOR * weight_bytes + STORED_ALLOWANCE_BYTES
 
 
-def _check_arguments(path: Path, suffix: str, references: Sequence[Reference]) -> None:
+def _check_arguments(
+    path: Path, row: Format, references: Sequence[Reference], *, dtype: str, device: str, options: Mapping[str, Any]
+) -> None:
     problems = []
-    if path.suffix != suffix:
-        problems.append(f"the engine file is called {path.name!r}, expected a name that ends in {suffix}")
+    if path.suffix != row.suffix:
+        problems.append(f"the engine file is called {path.name!r}, expected a name that ends in {row.suffix}")
     if path.is_dir():
         problems.append(f"{path} is a folder, expected the name of a file")
     if not path.parent.is_dir():
         problems.append(f"the folder {path.parent} does not exist; create it first")
     if not references:
         problems.append("references is empty, expected at least one batch with its float32 answers to measure against")
+    unknown = sorted(set(options) - set(row.options))
+    if unknown:
+        offered = f"takes the options {', '.join(row.options)}" if row.options else "has no options"
+        problems.append(f"the format {row.name} {offered}, found {', '.join(unknown)}")
+    gap = row.gap(dtype, device)
+    if gap is not None:
+        problems.append(gap)
     if problems:
         raise ValueError("; ".join(problems))
 
 
-def _input_specs(program: ExportedProgram, profile: ShapeProfile) -> tuple[TensorSpec, ...]:
-    """Names, dtypes and dimensions of the program's inputs; the profile must lie inside the captured ranges."""
-    names = program.graph_signature.user_inputs
-    placeholders = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
-    specs = []
-    for name in names:
-        value = placeholders[str(name)]
-        dimension_names = {2: ("batch", "length"), 3: ("batch", "choices", "length")}[value.dim()]
-        ranges = [_range(program, size) for size in value.shape]
-        dimensions = tuple(Dimension(n, low, high) for n, (low, high) in zip(dimension_names, ranges, strict=True))
-        specs.append(TensorSpec(str(name), _dtype_name(value.dtype), dimensions))
-    asked = {"batch": (profile.min_batch, profile.max_batch), "length": (profile.min_length, profile.max_length)}
-    problems = [
-        f"{d.name} {asked[d.name][0]}..{asked[d.name][1]} of the profile is not within {d.minimum}..{d.maximum}"
-        for d in specs[0].dimensions
-        if d.name in asked and not (d.minimum <= asked[d.name][0] and asked[d.name][1] <= d.maximum)
-    ]
-    if problems:
-        raise ValueError(
-            f"the program was captured for other shapes: {'; '.join(problems)}; capture it with the profile"
-        )
-    return tuple(specs)
-
-
-def _range(program: ExportedProgram, size: Any) -> tuple[int, int]:
-    if isinstance(size, int):
-        return size, size
-    bounds = program.range_constraints[size.node.expr]
-    return int(bounds.lower), int(bounds.upper)
-
-
-def _calls_our_ops(program: ExportedProgram) -> bool:
-    return any(
-        getattr(node.target, "namespace", None) == OP_NAMESPACE
-        for module in program.graph_module.modules()
-        if isinstance(module, torch.fx.GraphModule)
-        for node in module.graph.nodes
-    )
-
-
-def _check_size(implementation: FileFormat, path: Path, weight_bytes: int, format: str) -> tuple[int, int]:
-    file_bytes, stored_bytes = path.stat().st_size, implementation.stored_weight_bytes(path)
-    if file_bytes > size_limit(weight_bytes) or not held_once(stored_bytes, weight_bytes):
+def _check_size(format: str, file_bytes: int, stored_bytes: int, weight_bytes: int, limit: int) -> None:
+    if file_bytes > limit or not held_once(stored_bytes, weight_bytes):
         raise EngineError(
             f"the {format} engine takes {file_bytes} bytes, {stored_bytes} of them constants, for {weight_bytes} bytes "
-            f"of weights; at most {size_limit(weight_bytes)} are allowed, each weight stored once. Nothing was written"
+            f"of weights; at most {limit} are allowed, each weight stored once. Nothing was written"
         )
-    return file_bytes, stored_bytes
+
+
+def _runner(
+    implementation: FileFormat, path: Path, device: str, facts: Facts, notes: Mapping[str, Any], written: Written
+) -> tuple[Run, str]:
+    """What answers the references: the file as it is on disk, or its stand-in where this machine cannot run it."""
+    if machine.has_device(device):
+        return implementation.read(path, device=device, profiles=facts.profiles, notes=notes), ENGINE_FILE
+    if written.stand_in is None:
+        raise EngineError(f"the engine cannot be run here, so its error cannot be measured; build it where {device} is")
+    return written.stand_in, written.measured_on
 
 
 def _prove(
-    implementation: FileFormat,
-    path: Path,
+    run: Run,
     device: str,
     facts: Facts,
     inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
     references: Sequence[Reference],
-) -> tuple[MeasuredError, tuple[TensorSpec, ...]]:
-    """Run the file as it is on disk; returns its error and what it puts out."""
-    names = tuple(references[0][1])
+) -> tuple[MeasuredError, dict[str, str]]:
+    """The error of what ``run`` answers, and the dtypes that it answers in."""
     engine = make_engine(
-        implementation.read(path, device=device), facts_config=facts.config, head=facts.head, format="", device=device,
-        profile=facts.profile, output_names=names, inputs=inputs,
+        run, facts_config=facts.config, head=facts.head, format="", profiles=facts.profiles, outputs=outputs,
+        inputs=inputs, device=device if machine.has_device(device) else "cpu",
     )  # fmt: skip
     answers = [engine(batch) for batch, _ in references]
     error = measure(answers, [reference for _, reference in references])
-    return error, tuple(TensorSpec(name, _dtype_name(answers[0][name].dtype)) for name in names)
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return error, {name: signature.dtype_name(tensor.dtype) for name, tensor in answers[0].items()}
 
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:

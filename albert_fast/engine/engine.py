@@ -5,18 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from albert_fast.batch import Batch, ShapeProfile, check_inputs
+from albert_fast.batch import Batch, ShapeProfile, check_inputs, hull, smallest_fitting
 from albert_fast.config import AlbertConfig
+from albert_fast.engine import shapes
 from albert_fast.engine.formats import Run
-from albert_fast.engine.manifest import Manifest
+from albert_fast.engine.manifest import Manifest, TensorSpec
 
 
 class Engine:
     """A compiled or captured ALBERT, ready to run. Any thread may call it.
 
     Attributes:
-        config, head, format, device, profile: what it is, where it runs, and the shapes it takes.
-        output_names: keys of what a call returns, in order.
+        config, head, format, device: what it is and where it runs.
+        profiles: the shapes it was built for; ``profile`` spans them all.
+        outputs: names, dtypes and dimensions of what a call returns, in order.
         ids_rank: dimensions of ``input_ids``: 2, or 3 (``[batch, choices, length]``) for multiple choice.
         max_choices: most choices per row that a graph of rank 3 was captured for; None where any number will do.
         manifest: of the engine file; None for an engine that lives in this process only.
@@ -30,8 +32,8 @@ class Engine:
         head: str,
         format: str,
         device: str,
-        profile: ShapeProfile,
-        output_names: tuple[str, ...],
+        profiles: tuple[ShapeProfile, ...],
+        outputs: tuple[TensorSpec, ...],
         ids_rank: int,
         max_choices: int | None = None,
         manifest: Manifest | None = None,
@@ -41,36 +43,54 @@ class Engine:
         self.head = head
         self.format = format
         self.device = device
-        self.profile = profile
-        self.output_names = output_names
+        self.profiles = profiles
+        self.profile = hull(profiles)
+        self.outputs = outputs
         self.ids_rank = ids_rank
         self.max_choices = max_choices
         self.manifest = manifest
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Keys of what a call returns, in order."""
+        return tuple(spec.name for spec in self.outputs)
+
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """Run a batch.
+        """Run a batch of any number of rows.
+
+        A batch that fits a profile runs as it is. One with more rows than the largest profile is sorted by length and
+        runs in pieces; one that is smaller than the smallest is filled up; see ``engine.shapes``. Rows come back in the
+        caller's order.
 
         Args:
             batch: ids int64 or int32, ``[batch, length]`` (multiple choice ``[batch, choices, length]``), on any
                 device; the mask in any dtype, nonzero where there is text. Missing parts are filled in.
         Returns:
-            Outputs by name, in the engine's dtype, on the engine's device. They need no gradient.
+            Outputs by name, in the engine's dtype, on the engine's device. They need no gradient. Where the batch ran
+            in pieces, per-token outputs behind the end of a piece's longest text hold 0.
         Raises:
-            ValueError: a shape outside the profile, ids outside the vocabulary, a wrong dtype or rank; all problems
+            ValueError: texts longer than the profile, ids outside the vocabulary, a wrong dtype or rank; all problems
                 at once, before any work is done.
         """
         self._check(batch)
         ids, mask, types = batch.tensors()
         with torch.inference_mode():
-            outputs = self._run(
+            inputs = (
                 ids.to(self.device, torch.int64).contiguous(),
                 (mask != 0).to(self.device, torch.int64).contiguous(),
                 types.to(self.device, torch.int64).contiguous(),
             )
-            return {name: outputs[name] for name in self.output_names}
+            rows, length = ids.shape[0], ids.shape[-1]
+            if smallest_fitting(self.profiles, rows, length) is not None:
+                outputs = self._run(*inputs)
+                return {spec.name: outputs[spec.name] for spec in self.outputs}
+            pieces = shapes.plan(shapes.text_lengths(inputs[1]), self.profiles)
+            answers = [(one, self._run(*(shapes.cut(t, one).contiguous() for t in inputs))) for one in pieces]
+            return shapes.join(answers, self.outputs, rows, length)
 
     def __repr__(self) -> str:
-        return f"Engine({self.head!r}, format={self.format!r}, device={self.device!r}, profile={str(self.profile)!r})"
+        profiles = ",".join(str(profile) for profile in self.profiles)
+        return f"Engine({self.head!r}, format={self.format!r}, device={self.device!r}, profile={profiles!r})"
 
     def _check(self, batch: Batch) -> None:
         if not isinstance(batch, Batch):
@@ -114,4 +134,8 @@ class Engine:
             return  # _check_values has told
         if self.max_choices is not None and self.ids_rank == 3 and shape[1] > self.max_choices:
             raise ValueError(f"there are {shape[1]} choices, the engine takes at most {self.max_choices}; split them")
-        self.profile.check(shape[0], shape[-1])
+        if shape[-1] > self.profile.max_length:
+            raise ValueError(
+                f"length {shape[-1]} is beyond {self.profile.max_length} of the engine's profile {self.profile}; "
+                "truncate the texts, or export an engine with a longer --profile"
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,25 +12,25 @@ import torch
 from torch.export import ExportedProgram
 
 from albert_fast.batch import ShapeProfile
-from albert_fast.engine.formats import Run
+from albert_fast.engine.formats import Run, Written
 from albert_fast.engine.manifest import Requirements
 
 
 def write(
-    program: ExportedProgram, path: Path, *, device: str, profile: ShapeProfile, options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Save the program as it is; the file does not depend on the device or the machine.
-
-    Raises:
-        ValueError: any option; this format has none.
-    """
-    if options:
-        raise ValueError(f"the format exported_program has no options, found {', '.join(options)}")
+    program: ExportedProgram,
+    path: Path,
+    *,
+    device: str,
+    profiles: tuple[ShapeProfile, ...],
+    options: Mapping[str, Any],
+    tell: Callable[[str], None],
+) -> Written:
+    """Save the program as it is; the file does not depend on the device or the machine."""
     torch.export.save(moved(program, "cpu"), path)
-    return {}
+    return Written()
 
 
-def read(path: Path, *, device: str) -> Run:
+def read(path: Path, *, device: str, profiles: tuple[ShapeProfile, ...], notes: Mapping[str, Any]) -> Run:
     """Load the program onto ``device``. Its file may hold pickled parts: the caller has compared its hash.
 
     ``forward`` is called past the module's own input checks: the engine has made them, and theirs take over a
@@ -52,7 +52,7 @@ def moved(program: ExportedProgram, device: str) -> ExportedProgram:
     return move_to_device_pass(torch.export.load(copied), device)
 
 
-def stored_weight_bytes(path: Path) -> int:
+def stored_weight_bytes(path: Path, notes: Mapping[str, Any]) -> int:
     """Bytes of the archive's members under ``data/weights`` and ``data/constants``."""
     with zipfile.ZipFile(path) as archive:
         return sum(
@@ -63,7 +63,7 @@ def stored_weight_bytes(path: Path) -> int:
         )
 
 
-def requirements(device: str) -> Requirements:
+def requirements(device: str, options: Mapping[str, Any]) -> Requirements:
     """Any machine, with the torch that wrote it or a later one."""
     return Requirements(torch=torch.__version__.split("+")[0], torch_rule="at least")
 

@@ -9,6 +9,7 @@ use.
 from __future__ import annotations
 
 import fcntl
+import glob
 import hashlib
 import os
 import shutil
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from albert_fast.engine.manifest import manifest_path
+from albert_fast.engine.manifest import Companion, manifest_path
 from albert_fast.errors import EngineError
 from albert_fast.files import flush
 
@@ -33,7 +34,7 @@ def pending(target: Path) -> Iterator[Path]:
     """
     try:
         with _locked(target.parent):
-            _remove_leftovers(target)
+            remove_dead(target.parent, of=target.name)
             folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
             lock = os.open(folder, os.O_RDONLY)
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -50,18 +51,32 @@ def pending(target: Path) -> Iterator[Path]:
 
 
 def commit(temporary: Path, target: Path, manifest_text: str) -> None:
-    """Move ``temporary`` (from ``pending``) to ``target``, with its manifest, each in one step."""
+    """Move ``temporary`` (from ``pending``) and its companions to ``target``, with its manifest, each in one step."""
     temporary_manifest, target_manifest = manifest_path(temporary), manifest_path(target)
+    companions = companion_paths(temporary)
     temporary_manifest.write_text(manifest_text, encoding="utf-8")
-    for path in (temporary, temporary_manifest):
+    for path in (temporary, *companions, temporary_manifest):
         flush(path)
     with _locked(target.parent):
         target_manifest.unlink(missing_ok=True)
         flush(target.parent)
+        for companion in companions:
+            os.replace(companion, target.with_name(target.name + companion.name.removeprefix(temporary.name)))
         os.replace(temporary, target)
         flush(target.parent)
         os.replace(temporary_manifest, target_manifest)
         flush(target.parent)
+
+
+def companion_paths(engine_file: Path) -> list[Path]:
+    """The plain files beside an engine file under construction that carry its name and more: what belongs to it."""
+    beside = sorted(engine_file.parent.glob(glob.escape(engine_file.name) + ".*"))
+    return [path for path in beside if path.is_file() and path != manifest_path(engine_file)]
+
+
+def companions_of(engine_file: Path) -> tuple[Companion, ...]:
+    """The companions of an engine file under construction, for its manifest."""
+    return tuple(Companion(p.name, sha256_of(p), p.stat().st_size) for p in companion_paths(engine_file))
 
 
 def sha256_of(path: Path) -> str:
@@ -81,10 +96,14 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _remove_leftovers(target: Path) -> None:
-    """Remove the hidden folders of dead exports to ``target``: those that nobody holds the lock of."""
-    for entry in os.scandir(target.parent):
-        if not (entry.name.startswith(f".{target.name}.") and entry.name.endswith(".tmp")):
+def remove_dead(folder: Path, *, of: str = "") -> None:
+    """Remove the hidden folders that killed exports to ``folder`` left: those that nobody holds the lock of.
+
+    Args:
+        of: name of the engine file that was to be written; empty: any.
+    """
+    for entry in os.scandir(folder):
+        if not (entry.name.startswith(f".{of}." if of else ".") and entry.name.endswith(".tmp")):
             continue
         if not entry.is_dir(follow_symlinks=False):
             continue

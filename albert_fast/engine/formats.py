@@ -1,12 +1,12 @@
-"""The table of engine formats. A row is plain data; its module is imported when the row is used."""
+"""What a row of the table of engine formats says, and what the module behind it offers; the rows are in ``table``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib import import_module
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -16,17 +16,42 @@ from albert_fast.engine.manifest import Requirements
 
 Run = Callable[[Tensor, Tensor, Tensor], Mapping[str, Tensor]]
 """``(input_ids, attention_mask, token_type_ids)``, int64 on the engine's device -> outputs by name."""
+ENGINE_FILE = "the engine file"
+"""What the error in a manifest is measured on, where the machine that built the engine could run it."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """An empty cell of the table format x precision x device.
+
+    Attributes:
+        dtype: of the graph's weights, ``"float16"``; ``"*"`` is any.
+        device: ``"cpu"``, ``"cuda"``; ``"*"`` is any.
+        reason: a sentence that says why, and what to do instead.
+    """
+
+    dtype: str
+    device: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class Format:
-    """One row of ``FORMATS``.
+    """One row of ``table.FORMATS``.
 
     Attributes:
         kind: ``"file"``: ``build`` writes it and ``load`` reads it; ``"in-process"``: made from a live model.
         suffix: of the engine file; empty for in-process rows.
         module: dotted name of the module that implements it: a ``FileFormat`` or an ``InProcessFormat``.
-        devices: device types it runs on.
+        devices: device types it runs on; the first is the one that is meant where none is named.
+        extra: of this project that installs what it needs; None where nothing is needed.
+        imports: top-level packages that it imports.
+        options: name of each option that ``write`` takes, and what it does.
+        many_profiles: whether one file may hold several profiles.
+        builds_without_device: whether a machine without the device can write the file.
+        code_bytes: what the file may hold beside the weights, for each profile.
+        embeds_manifest: whether the file itself carries the manifest as well.
+        gaps: which dtypes and devices it cannot serve.
     """
 
     name: str
@@ -35,31 +60,89 @@ class Format:
     module: str
     devices: tuple[str, ...]
     summary: str
+    extra: str | None = None
+    imports: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    many_profiles: bool = False
+    builds_without_device: bool = False
+    code_bytes: int = 2_000_000
+    embeds_manifest: bool = False
+    gaps: tuple[Gap, ...] = ()
+
+    def gap(self, dtype: str, device: str) -> str | None:
+        """Why this format has nothing for a graph of ``dtype`` on ``device``; None where it has."""
+        kind = device.partition(":")[0]
+        if kind not in self.devices:
+            return f"{self.name} runs on {', '.join(self.devices)}, not on {kind}"
+        fitting = (gap.reason for gap in self.gaps if gap.dtype in (dtype, "*") and gap.device in (kind, "*"))
+        return next(fitting, None)
+
+    def missing(self) -> str | None:
+        """What is not installed of what the format needs, and the command that installs it; None where all is there."""
+        absent = [name for name in self.imports if find_spec(name) is None]
+        if not absent:
+            return None
+        return f"{self.name} needs {', '.join(absent)}: pip install 'albert-fast[{self.extra}]'"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What ``write`` returns.
+
+    Attributes:
+        notes: for the manifest: what the format chose and measured while building; JSON's types only.
+        stand_in: runs the same graph where the engine's own device is missing; None where there is no such thing.
+        measured_on: what the stand-in is, in words: ``"its ONNX graph, by ONNX Runtime on CPU"``.
+    """
+
+    notes: dict[str, Any] = field(default_factory=dict)
+    stand_in: Run | None = None
+    measured_on: str = ENGINE_FILE
 
 
 class FileFormat(Protocol):
     """What the module of a ``"file"`` row offers."""
 
     def write(
-        self, program: ExportedProgram, path: Path, *, device: str, profile: ShapeProfile, options: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Write the engine file and return notes for the manifest. Unknown options raise ``ValueError``."""
+        self,
+        program: ExportedProgram,
+        path: Path,
+        *,
+        device: str,
+        profiles: tuple[ShapeProfile, ...],
+        options: Mapping[str, Any],
+        tell: Callable[[str], None],
+    ) -> Written:
+        """Write the engine file; what belongs to it lies beside it, called ``<file name>.<something>``.
+
+        Args:
+            options: only names of the row's ``options``; wrong values raise ``ValueError`` before any work.
+            tell: called with a few words before a step that takes long.
+        """
         ...
 
-    def read(self, path: Path, *, device: str) -> Run:
+    def read(self, path: Path, *, device: str, profiles: tuple[ShapeProfile, ...], notes: Mapping[str, Any]) -> Run:
         """Load the engine file. The caller has checked its hash and this machine."""
         ...
 
-    def stored_weight_bytes(self, path: Path) -> int:
+    def stored_weight_bytes(self, path: Path, notes: Mapping[str, Any]) -> int:
         """Bytes of all constants in the file, each counted as often as it is stored."""
         ...
 
-    def requirements(self, device: str) -> Requirements:
+    def requirements(self, device: str, options: Mapping[str, Any]) -> Requirements:
         """What a machine must have to run a file that is built here for ``device``."""
         ...
 
     def runs_on(self, built_for: str, device: str) -> bool:
         """Whether a file built for one device type may be loaded onto another."""
+        ...
+
+
+class EmbeddingFormat(FileFormat, Protocol):
+    """What the module of a row with ``embeds_manifest`` offers beside."""
+
+    def embed(self, path: Path, text: str) -> None:
+        """Put the manifest, without the file's own hash and size, into the file."""
         ...
 
 
@@ -69,60 +152,3 @@ class InProcessFormat(Protocol):
     def make(self, model: nn.Module, *, outputs: tuple[str, ...], profile: ShapeProfile) -> Run:
         """Turn a model in ``eval`` mode, already on its device, into a callable."""
         ...
-
-
-_ROWS = (
-    Format(
-        "exported_program",
-        "file",
-        ".pt2",
-        "albert_fast.engine.exported_program",
-        ("cpu", "cuda"),
-        "the captured graph itself, run by PyTorch's own kernels; moves between machines",
-    ),
-    Format(
-        "aotinductor",
-        "file",
-        ".pt2",
-        "albert_fast.engine.aotinductor",
-        ("cpu", "cuda"),
-        "compiled ahead of time by Inductor for this very kind of CPU or GPU",
-    ),
-    Format("eager", "in-process", "", "albert_fast.engine.eager", ("cpu", "cuda"), "the model as it is, uncompiled"),
-    Format(
-        "inductor",
-        "in-process",
-        "",
-        "albert_fast.engine.inductor",
-        ("cpu", "cuda"),
-        "compiled in this process by torch.compile, the shared layer once",
-    ),
-)
-FORMATS: Mapping[str, Format] = {row.name: row for row in _ROWS}
-"""Engine formats by name. ``[name for name, row in FORMATS.items() if row.kind == "file"]`` can be exported."""
-
-
-def find_format(name: str, *, kind: Literal["file", "in-process"]) -> Format:
-    """The row called ``name``.
-
-    Raises:
-        ValueError: no such row, or one of the other kind; the message lists the names that fit.
-    """
-    fitting = [row.name for row in FORMATS.values() if row.kind == kind]
-    if name not in FORMATS:
-        raise ValueError(f"format is {name!r}, expected one of {', '.join(fitting)}")
-    row = FORMATS[name]
-    if row.kind != kind:
-        made_by = {"file": "is written to a file by build", "in-process": "lives in one process, made by in_process"}
-        raise ValueError(f"format {name!r} {made_by[row.kind]}; expected one of {', '.join(fitting)}")
-    return row
-
-
-def file_format(row: Format) -> FileFormat:
-    """The implementation of a ``"file"`` row."""
-    return cast(FileFormat, import_module(row.module))
-
-
-def in_process_format(row: Format) -> InProcessFormat:
-    """The implementation of an ``"in-process"`` row."""
-    return cast(InProcessFormat, import_module(row.module))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING
 
+import torch
+
 from albert_fast.batch import ShapeProfile
-from albert_fast.engine import machine
+from albert_fast.engine import machine, signature
 from albert_fast.engine.engine import Engine
-from albert_fast.engine.formats import find_format, in_process_format
+from albert_fast.engine.manifest import Dimension, TensorSpec
+from albert_fast.engine.table import find_format, in_process_format
 
 if TYPE_CHECKING:
     from albert_fast.pretrained import AlbertPreTrainedModel
@@ -51,7 +54,14 @@ def in_process(
         head=name,
         format=format,
         device=device,
-        profile=profile,
-        output_names=outputs,
+        profiles=(profile,),
+        outputs=tuple(_spec(n, HEADS[name].per_token, model.dtype, profile) for n in outputs),
         ids_rank=HEADS[name].ids_rank,
     )
+
+
+def _spec(name: str, per_token: tuple[str, ...], dtype: torch.dtype, profile: ShapeProfile) -> TensorSpec:
+    """An output's leading dimensions, which are all that cutting a batch into pieces has to know."""
+    batch = Dimension("batch", profile.min_batch, profile.max_batch)
+    length = Dimension("length", profile.min_length, profile.max_length)
+    return TensorSpec(name, signature.dtype_name(dtype), (batch, length) if name in per_token else (batch,))

@@ -10,16 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from albert_fast.batch import ShapeProfile
 from albert_fast.config import AlbertConfig
 from albert_fast.engine import files, machine
 from albert_fast.engine.engine import Engine
-from albert_fast.engine.formats import FORMATS, Format, Run, file_format
+from albert_fast.engine.formats import Format, Run
 from albert_fast.engine.manifest import Manifest, TensorSpec, manifest_path, read_manifest
+from albert_fast.engine.table import FORMATS, file_format
 from albert_fast.errors import EngineError
 
 
-def load(path: str | Path, *, device: str = "cpu") -> Engine:
+def load(path: str | Path, *, device: str | None = None) -> Engine:
     """Load an engine file that ``build`` wrote.
 
     The manifest is read and checked first, then the file's size and hash, then this machine; only then is the file
@@ -27,30 +30,33 @@ def load(path: str | Path, *, device: str = "cpu") -> Engine:
 
     Args:
         path: of the engine file; its manifest lies beside it.
-        device: ``"cpu"`` or ``"cuda"``. An ``exported_program`` goes to either, compiled code to what it was built for.
+        device: ``"cpu"`` or ``"cuda"``; None: what it was built for. Some formats go to either, compiled code does not.
     Raises:
         EngineError: missing or damaged file or manifest, or an engine that does not fit this machine; every difference
             is listed.
         ValueError: there is no such device here.
     """
     path = Path(path)
-    machine.require_device(device)
+    if device is not None:
+        machine.require_device(device)
     manifest = read_manifest(path)
     implementation = file_format(_row(manifest, path))
+    device = device or manifest.device
     damage = _damage(path, manifest)
     if damage:
         raise EngineError(f"{damage}; copy the engine file and its manifest again, or export anew")
     found = machine.differences(manifest.requires)
     if not implementation.runs_on(manifest.device, device):
         found.append(f"it was built for device {manifest.device!r}, device={device!r} was asked for")
+    found += _missing_device(device, manifest)
     if found:
         raise EngineError(
             f"{path} does not fit: {'; '.join(found)}. Export it anew here, or use the format exported_program"
         )
     return make_engine(
-        implementation.read(path, device=device), facts_config=manifest.config, head=manifest.head,
-        format=manifest.format, device=device, profile=manifest.shape_profile(),
-        output_names=tuple(o.name for o in manifest.outputs), inputs=manifest.inputs, manifest=manifest,
+        implementation.read(path, device=device, profiles=manifest.shape_profiles(), notes=manifest.notes),
+        facts_config=manifest.config, head=manifest.head, format=manifest.format, device=device,
+        profiles=manifest.shape_profiles(), outputs=manifest.outputs, inputs=manifest.inputs, manifest=manifest,
     )  # fmt: skip
 
 
@@ -70,8 +76,8 @@ def inspect(path: str | Path) -> dict[str, Any]:
     manifest = read_manifest(path)
     row = _row(manifest, path)
     damage = _damage(path, manifest)
-    stored = manifest.stored_weight_bytes if damage else file_format(row).stored_weight_bytes(path)
-    differences = machine.differences(manifest.requires)
+    stored = manifest.stored_weight_bytes if damage else file_format(row).stored_weight_bytes(path, manifest.notes)
+    differences = machine.differences(manifest.requires) + _missing_device(manifest.device, manifest)
     return {
         **dataclasses.asdict(manifest),
         "path": str(path),
@@ -82,7 +88,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
         "differences": differences,
         "weights_held_once": held_once(stored, manifest.weight_bytes),
         "size_ratio": round(manifest.file_bytes / max(manifest.weight_bytes, 1), 3),
-        "size_limit_bytes": size_limit(manifest.weight_bytes),
+        "size_limit_bytes": size_limit(manifest.weight_bytes, row, profiles=len(manifest.shape_profiles())),
     }
 
 
@@ -93,8 +99,8 @@ def make_engine(
     head: str,
     format: str,
     device: str,
-    profile: ShapeProfile,
-    output_names: tuple[str, ...],
+    profiles: tuple[ShapeProfile, ...],
+    outputs: tuple[TensorSpec, ...],
     inputs: tuple[TensorSpec, ...],
     manifest: Manifest | None = None,
 ) -> Engine:
@@ -106,12 +112,18 @@ def make_engine(
         head=head,
         format=format,
         device=device,
-        profile=profile,
-        output_names=output_names,
+        profiles=profiles,
+        outputs=outputs,
         ids_rank=len(inputs[0].dimensions),
         max_choices=dimensions["choices"].maximum if "choices" in dimensions else None,
         manifest=manifest,
     )
+
+
+def _missing_device(device: str, manifest: Manifest) -> list[str]:
+    if machine.has_device(device) or manifest.requires.compute_capabilities:  # those are compared, and told, by machine
+        return []
+    return [f"it runs on {device}, and torch {torch.__version__} finds no such device here"]
 
 
 def _row(manifest: Manifest, path: Path) -> Format:
@@ -126,18 +138,17 @@ def _row(manifest: Manifest, path: Path) -> Format:
 
 
 def _damage(path: Path, manifest: Manifest) -> str | None:
-    """What is wrong with the file itself, in words, or None."""
-    try:
-        size = path.stat().st_size
-        if size != manifest.file_bytes:
-            return (
-                f"the engine file {path} has {size} bytes, expected {manifest.file_bytes}: it is incomplete or another"
-            )
-        found = files.sha256_of(path)
-    except OSError as error:
-        return f"the engine file {path} cannot be read ({error.strerror})"
-    if found != manifest.file_sha256:
-        return (
-            f"the engine file {path} has sha256 {found[:16]}..., expected {manifest.file_sha256[:16]}...: it is damaged"
-        )
+    """What is wrong with the file itself or a companion, in words, or None."""
+    expected = [(path, manifest.file_bytes, manifest.file_sha256, "engine file")]
+    expected += [(path.with_name(one.name), one.bytes, one.sha256, "companion file") for one in manifest.companions]
+    for file, size, sha256, what in expected:
+        try:
+            found_size = file.stat().st_size
+            if found_size != size:
+                return f"the {what} {file} has {found_size} bytes, expected {size}: it is incomplete or another"
+            found = files.sha256_of(file)
+        except OSError as error:
+            return f"the {what} {file} cannot be read ({error.strerror})"
+        if found != sha256:
+            return f"the {what} {file} has sha256 {found[:16]}..., expected {sha256[:16]}...: it is damaged"
     return None

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import torch
 
 import albert_fast
-from albert_fast.engine.manifest import Requirements
+from albert_fast.engine.manifest import Package, Requirements
 
 # What a compiler told to use this very CPU may emit for a tensor program, as /proc/cpuinfo spells it.
 _INSTRUCTION_SETS = (
@@ -50,23 +53,35 @@ def compute_capability() -> str | None:
     return ".".join(str(part) for part in torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
 
 
+def check_device_name(device: str) -> None:
+    """Refuse what is not the name of a device that engines run on, with ``ValueError``."""
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (":" in device and not index.isdecimal()):
+        raise ValueError(f"device is {device!r}, expected 'cpu', 'cuda' or 'cuda:0'")
+
+
+def has_device(device: str) -> bool:
+    """Whether this machine has the device and torch can use it."""
+    kind, _, index = device.partition(":")
+    return kind == "cpu" or (torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count())
+
+
 def require_device(device: str) -> None:
     """Make sure that there is such a device.
 
     Raises:
         ValueError: a device type that no engine runs on, or a CUDA device that is not there.
     """
-    kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (":" in device and not index.isdecimal()):
-        raise ValueError(f"device is {device!r}, expected 'cpu', 'cuda' or 'cuda:0'")
-    if kind == "cuda" and not torch.cuda.is_available():
-        why = "this torch has no CUDA" if torch.version.cuda is None else "torch finds no CUDA device"
-        raise ValueError(
-            f"device is {device!r}, but {why} (torch {torch.__version__}); "
-            "use device='cpu', or install a CUDA torch on a machine with a GPU"
-        )
-    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+    check_device_name(device)
+    if has_device(device):
+        return
+    if torch.cuda.is_available():
         raise ValueError(f"device is {device!r}, but this machine has {torch.cuda.device_count()} CUDA devices")
+    why = "this torch has no CUDA" if torch.version.cuda is None else "torch finds no CUDA device"
+    raise ValueError(
+        f"device is {device!r}, but {why} (torch {torch.__version__}); "
+        "use device='cpu', or install a CUDA torch on a machine with a GPU"
+    )
 
 
 def compiled_requirements(device: str) -> Requirements:
@@ -80,7 +95,7 @@ def compiled_requirements(device: str) -> Requirements:
         cpu_flags=cpu_flags(),
         cuda=_major(torch.version.cuda) if cuda else None,
         gpu_name=torch.cuda.get_device_name() if cuda else None,
-        compute_capability=compute_capability() if cuda else None,
+        compute_capabilities=(compute_capability() or "",) if cuda else (),
     )
 
 
@@ -124,17 +139,57 @@ def differences(requires: Requirements) -> list[str]:
             ("architecture", requires.architecture, platform.machine()),
             ("CPU vendor", requires.cpu_vendor, cpu_vendor()),
             ("CUDA", requires.cuda, _major(torch.version.cuda)),
-            ("compute capability", requires.compute_capability, compute_capability()),
         )
         if wanted is not None and wanted != here
     ]
     missing = [flag for flag in requires.cpu_flags if flag not in cpu_flags()]
     if missing:
         found.append(f"this CPU lacks the instruction sets {', '.join(missing)}")
+    found += _capability_difference(requires)
     found += _torch_difference(requires)
+    found += [words for package in requires.packages for words in _package_difference(package)]
     if requires.op_library:
         found += _op_library_difference()
     return found
+
+
+def _capability_difference(requires: Requirements) -> list[str]:
+    wanted, here = requires.compute_capabilities, compute_capability()
+    if not wanted:
+        return []
+    if requires.compute_capability_rule not in _CAPABILITY_RULES:
+        known = ", ".join(_CAPABILITY_RULES)
+        return [f"its compute_capability_rule is {requires.compute_capability_rule!r}, expected one of {known}"]
+    fits, words = _CAPABILITY_RULES[requires.compute_capability_rule]
+    named = words.format(" or ".join(wanted))
+    if here is None:
+        return [f"it needs a CUDA device of {named}, and torch {torch.__version__} finds none here"]
+    if fits(_numbers(here), [_numbers(one) for one in wanted]):
+        return []
+    return [f"it was built for {named}, this is compute capability {here}"]
+
+
+_CAPABILITY_RULES: dict[str, tuple[Callable[[tuple[int, ...], list[tuple[int, ...]]], bool], str]] = {
+    "any of": (lambda here, wanted: here in wanted, "compute capability {}"),
+    "at least": (lambda here, wanted: here >= min(wanted), "compute capability {} or higher"),
+}
+
+
+def _package_difference(package: Package) -> list[str]:
+    if package.rule not in ("same", "at least"):
+        return [f"its rule for {package.name} is {package.rule!r}, expected 'same' or 'at least'"]
+    try:
+        here = importlib.metadata.version(package.name)
+    except importlib.metadata.PackageNotFoundError:
+        return [f"it needs {package.name} {package.version}, which is not installed: pip install {package.name}"]
+    fits = here == package.version if package.rule == "same" else _numbers(here) >= _numbers(package.version)
+    wanted = package.version if package.rule == "same" else f"{package.version} or later"
+    return [] if fits else [f"it needs {package.name} {wanted}, this is {package.name} {here}"]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading whole numbers of a release: ``"1.32.0rc1"`` -> ``(1, 32, 0)``."""
+    return tuple(int(n) for n in re.findall(r"(?:^|\.)(\d+)", version.split("+")[0]))
 
 
 def _torch_difference(requires: Requirements) -> list[str]:

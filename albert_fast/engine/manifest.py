@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from albert_fast.batch import ShapeProfile
+from albert_fast.batch import ShapeProfile, parse_profiles
 from albert_fast.config import AlbertConfig
 from albert_fast.engine import typed_json
 from albert_fast.engine.measure import MeasuredError
 from albert_fast.errors import EngineError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_SUFFIX = ".manifest.json"
 DIGEST_KEY = "manifest_sha256"
 _MAX_BYTES = 16 * 2**20  # 100,000 labels take 4 MB
@@ -36,7 +36,7 @@ class Facts:
         head: name of the row in ``heads.HEADS``.
         attention: name of the attention implementation in the graph.
         precision: name of the row in ``precision.PRECISIONS``.
-        profile: the shapes the program was captured for.
+        profiles: the shapes the engine is built for; the program was captured for all of them together.
         checkpoint_sha256, checkpoint_source: of the weights; None where they come from a live model.
         labels: names of the classes, in order; empty for heads without classes.
         scales_digest: sha256 of the calibration's scales; None where the precision has none.
@@ -46,7 +46,7 @@ class Facts:
     head: str
     attention: str
     precision: str
-    profile: ShapeProfile
+    profiles: tuple[ShapeProfile, ...]
     checkpoint_sha256: str | None = None
     checkpoint_source: str | None = None
     labels: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Dimension:
-    """One dimension of an input: ``"batch"``, ``"choices"`` or ``"length"``, and its smallest and largest size."""
+    """``"batch"``, ``"choices"``, ``"length"``, or ``""`` for a fixed dimension; its smallest and its largest size."""
 
     name: str
     minimum: int
@@ -64,11 +64,29 @@ class Dimension:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output: its dtype (``"int64"``, ``"float32"``) and, for inputs, its dimensions."""
+    """One input or output: its dtype (``"int64"``, ``"float32"``) and its dimensions."""
 
     name: str
     dtype: str
     dimensions: tuple[Dimension, ...] = ()
+
+
+@dataclass(frozen=True)
+class Package:
+    """A distribution that the engine needs: ``"at least"`` the release it was built with, or the ``"same"``."""
+
+    name: str
+    version: str
+    rule: str = "at least"
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A file that belongs to the engine file and lies beside it, as ONNX's external data does."""
+
+    name: str
+    sha256: str
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -82,7 +100,10 @@ class Requirements:
         cpu_flags: instruction sets, as in /proc/cpuinfo.
         cpu_vendor: only where the code depends on it.
         cuda: major CUDA release of torch, ``"12"``.
-        gpu_name: of the building GPU, for the reader; another of the same ``compute_capability`` will do.
+        gpu_name: of the building GPU, for the reader; another of a fitting compute capability will do.
+        compute_capabilities: ``("8.6", "8.9")``; ``compute_capability_rule`` says whether the GPU's must be one of
+            them (``"any of"``) or ``"at least"`` the smallest.
+        packages: distributions that run the file.
         op_library: whether the graph calls ops of libalbert_fast_ops.so.
     """
 
@@ -94,7 +115,9 @@ class Requirements:
     cpu_vendor: str | None = None
     cuda: str | None = None
     gpu_name: str | None = None
-    compute_capability: str | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    compute_capability_rule: str = "any of"
+    packages: tuple[Package, ...] = ()
     op_library: bool = False
 
 
@@ -103,13 +126,16 @@ class Manifest:
     """Everything known about an engine file. Field by field what the JSON holds.
 
     Attributes:
-        profile: as ``ShapeProfile.parse`` reads it.
+        profile: as ``parse_profiles`` reads it: one, or several with commas between them.
         versions: torch, CUDA, compiler, Python and machine at the time of building, for the reader.
         requires: what ``load`` compares with the machine.
         file_sha256, file_bytes: of the engine file.
+        companions: files that belong to it.
         weight_bytes: the program's distinct weights, each counted once.
         stored_weight_bytes: constants in the engine file, each counted as often as it is stored.
-        error: measured against float32 eager on a fixed batch, with the engine file as it is on disk.
+        error: measured against float32 eager on a fixed batch.
+        measured_on: what gave the answers: ``"the engine file"`` as it is on disk, or, where the building machine could
+            not run it, the words for what stood in for it.
         notes: what the format chose and measured while building.
     """
 
@@ -131,9 +157,11 @@ class Manifest:
     outputs: tuple[TensorSpec, ...]
     file_sha256: str
     file_bytes: int
+    companions: tuple[Companion, ...]
     weight_bytes: int
     stored_weight_bytes: int
     error: MeasuredError
+    measured_on: str
     requires: Requirements
     versions: dict[str, str | None]
     notes: dict[str, Any] = field(default_factory=dict)
@@ -143,9 +171,9 @@ class Manifest:
         fields = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
         return json.dumps({**fields, DIGEST_KEY: digest(fields)}, indent=2, ensure_ascii=False) + "\n"
 
-    def shape_profile(self) -> ShapeProfile:
-        """The profile as an object."""
-        return ShapeProfile.parse(self.profile)
+    def shape_profiles(self) -> tuple[ShapeProfile, ...]:
+        """The profiles as objects."""
+        return parse_profiles(self.profile)
 
     def albert_config(self) -> AlbertConfig:
         """The config as an object."""
@@ -177,7 +205,7 @@ class Manifest:
             )
         problems: list[str] = []
         manifest = typed_json.to_dataclass(cls, value, "manifest", problems)
-        for read in (cls.shape_profile, cls.albert_config):
+        for read in (cls.shape_profiles, cls.albert_config):
             try:
                 if manifest is not None:
                     read(manifest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -57,12 +58,7 @@ def measure(
     errors = [_measure_one(name, out, ref) for o, r in pairs for name, out, ref in _matched(o, r)]  # type: ignore[arg-type]
     if not errors:
         raise ValueError("there is nothing to measure; give at least one batch with at least one output")
-    return MeasuredError(
-        max_abs=max(e.max_abs for e in errors),
-        mean_abs=max(e.mean_abs for e in errors),
-        cosine=min(e.cosine for e in errors),
-        argmax_agreement=min(e.argmax_agreement for e in errors),
-    )
+    return worst(errors)
 
 
 def exceeded(error: MeasuredError, budget: Budget) -> list[str]:
@@ -85,19 +81,63 @@ def _matched(outputs: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> 
     return [(name, outputs[name], reference[name]) for name in reference]
 
 
-def _measure_one(name: str, output: Tensor, reference: Tensor) -> MeasuredError:
-    out, ref = output.detach().cpu().double(), reference.detach().cpu().double()
-    if out.shape != ref.shape:
-        raise ValueError(f"{name} has shape {list(out.shape)}, expected {list(ref.shape)} as in the reference")
-    for whose, values in (("the engine's", out), ("the reference's", ref)):
-        if not bool(torch.isfinite(values).all()):
-            raise ValueError(f"{whose} {name} holds numbers that are not finite; check the weights and the precision")
-    difference = (out - ref).abs()
-    norms = out.norm() * ref.norm()
-    cosine = float((out * ref).sum() / norms) if norms > 0 else float(out.norm() == ref.norm())
-    chosen = ref.gather(-1, out.argmax(-1, keepdim=True)).squeeze(-1)
-    best = ref.amax(-1)
-    agrees = chosen >= best - 1e-6 * best.abs().clamp(min=1.0)
+class ErrorSums:
+    """The error of one output over as many tensors as come, without keeping them."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.max_abs = 0.0
+        self._difference = self._products = self._outputs = self._references = 0.0
+        self._numbers = self._rows = self._agreeing = 0
+
+    def add(self, output: Tensor, reference: Tensor) -> float:
+        """Count in a tensor and what it should be, of one shape; returns their largest absolute difference.
+
+        Raises:
+            ValueError: other shapes, or numbers that are not finite.
+        """
+        out, ref = output.detach().cpu().double(), reference.detach().cpu().double()
+        if out.shape != ref.shape:
+            raise ValueError(f"{self.name} has shape {list(out.shape)}, expected {list(ref.shape)} as in the reference")
+        for whose, values in (("the engine's", out), ("the reference's", ref)):
+            if not bool(torch.isfinite(values).all()):
+                raise ValueError(
+                    f"{whose} {self.name} holds numbers that are not finite; check the weights and the precision"
+                )
+        difference = (out - ref).abs()
+        chosen = ref.gather(-1, out.argmax(-1, keepdim=True)).squeeze(-1)
+        best = ref.amax(-1)
+        largest = float(difference.max())
+        self.max_abs = max(self.max_abs, largest)
+        self._difference += float(difference.sum())
+        self._products += float((out * ref).sum())
+        self._outputs += float((out * out).sum())
+        self._references += float((ref * ref).sum())
+        self._numbers += out.numel()
+        self._rows += best.numel()
+        self._agreeing += int((chosen >= best - 1e-6 * best.abs().clamp(min=1.0)).sum())
+        return largest
+
+    def error(self) -> MeasuredError:
+        """The error of all that was counted in; at least one tensor must have been."""
+        norms = math.sqrt(self._outputs) * math.sqrt(self._references)
+        cosine = self._products / norms if norms > 0 else float(self._outputs == self._references)
+        return MeasuredError(
+            self.max_abs, self._difference / self._numbers, min(cosine, 1.0), self._agreeing / self._rows
+        )
+
+
+def worst(errors: Sequence[MeasuredError]) -> MeasuredError:
+    """The worst of each figure."""
     return MeasuredError(
-        float(difference.max()), float(difference.mean()), min(cosine, 1.0), float(agrees.double().mean())
+        max_abs=max(e.max_abs for e in errors),
+        mean_abs=max(e.mean_abs for e in errors),
+        cosine=min(e.cosine for e in errors),
+        argmax_agreement=min(e.argmax_agreement for e in errors),
     )
+
+
+def _measure_one(name: str, output: Tensor, reference: Tensor) -> MeasuredError:
+    sums = ErrorSums(name)
+    sums.add(output, reference)
+    return sums.error()

@@ -48,7 +48,7 @@ def resolve(
         name = os.fspath(model)
         if os.path.isfile(name):
             _only_in_process(format, f"the engine file {name}")
-            engine = engines.load(name, device=device or "cpu")
+            engine = engines.load(name, device=device)
             _check_head(engine.head, head, task, name)
             return engine, _tokenizer(tokenizer, beside=tokenizer_folder(name), source=name)
         live: nn.Module = HEADS[head].model_class.from_pretrained(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -33,7 +33,8 @@ class Precision:
     Attributes:
         dtype: of the weights in the graph, and so of the engine file's size rule.
         budget: what export refuses to exceed.
-        prepare: ``"module:function"`` that turns the captured float32 program into the typed one; resolved on use.
+        prepare: ``"module:function"`` of ``(program, dtype, keep_float32)`` that turns the captured float32 program
+            into the typed one; resolved on use.
     """
 
     name: str
@@ -47,6 +48,10 @@ PRECISIONS: Mapping[str, Precision] = {
     # times that for masked-LM logits. The argmax may flip between near-equal scores of a 30,000-word vocabulary.
     "fp32": Precision(
         "fp32", torch.float32, ErrorBudget(2e-4, 2e-5, 0.99999, 0.99), "albert_fast.precision.fp32:prepare"
+    ),
+    "fp16": Precision("fp16", torch.float16, ErrorBudget(0.1, 0.01, 0.999, 0.97), "albert_fast.precision.half:prepare"),
+    "bf16": Precision(
+        "bf16", torch.bfloat16, ErrorBudget(0.5, 0.05, 0.999, 0.95), "albert_fast.precision.half:prepare"
     ),
 }
 
@@ -62,8 +67,19 @@ def precision(name: str) -> Precision:
     return PRECISIONS[name]
 
 
-def prepare(program: ExportedProgram, name: str) -> ExportedProgram:
-    """Turn a captured float32 program into the program of a precision: dtypes and Q/DQ in the graph itself."""
-    module, _, function = precision(name).prepare.partition(":")
-    prepared: ExportedProgram = getattr(import_module(module), function)(program)
+def prepare(program: ExportedProgram, name: str, *, keep_float32: Sequence[str] = ()) -> ExportedProgram:
+    """Turn a captured float32 program into the program of a precision: dtypes and Q/DQ in the graph itself.
+
+    Args:
+        program: as captured, in float32; it is not changed.
+        name: row of ``PRECISIONS``.
+        keep_float32: names or patterns of tensors that the precision must not round, see ``plan.decide``.
+    Returns:
+        A program of the same inputs, shapes and output names; every output is float32, whatever the precision.
+    Raises:
+        ValueError: there is no such precision, or it cannot be applied to this program; the message says why.
+    """
+    row = precision(name)
+    module, _, function = row.prepare.partition(":")
+    prepared: ExportedProgram = getattr(import_module(module), function)(program, row.dtype, keep_float32)
     return prepared

@@ -1,6 +1,7 @@
-"""A Recipe says which engine to build; ``export`` builds it: from a checkpoint through all floors to an engine file."""
+"""A Recipe says which engine to build; ``export`` builds it, ``compile`` builds it only when it is not there yet."""
 
+from albert_fast.recipe.cache import compile
 from albert_fast.recipe.exporting import Progress, export
 from albert_fast.recipe.words import Recipe
 
-__all__ = ["Progress", "Recipe", "export"]
+__all__ = ["Progress", "Recipe", "compile", "export"]

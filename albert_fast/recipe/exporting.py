@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +14,13 @@ import torch
 
 from albert_fast import checkpoint
 from albert_fast import engine as engines
-from albert_fast.batch import ShapeProfile
+from albert_fast.batch import ShapeProfile, hull
 from albert_fast.capture import capture
 from albert_fast.config import AlbertConfig
-from albert_fast.engine import Facts, Manifest, files, manifest_path, measure
+from albert_fast.engine import Facts, Manifest, files, machine, manifest_path, measure
 from albert_fast.engine.measure import exceeded
-from albert_fast.errors import EngineError
-from albert_fast.heads import HEADS
+from albert_fast.errors import EngineError, MissingDependencyError
+from albert_fast.heads import HEADS, head_of
 from albert_fast.pipelines.sources import tokenizer_folder
 from albert_fast.precision import PRECISIONS, prepare
 from albert_fast.recipe.references import answers, reference_batches
@@ -33,12 +35,30 @@ Progress = Callable[[str], None]
 _LABELLED = ("sequence-classification", "token-classification")
 
 
+@dataclass(frozen=True)
+class Source:
+    """A model to make an engine of, wherever it comes from.
+
+    Attributes:
+        model: float32, in ``eval`` mode, of a class of ``HEADS``; with ``attn_implementation="eager"``, the definition.
+        sha256: of its weights.
+        name: what the manifest calls it; None for a live model.
+        tokenizer: that goes beside the engine file, or None.
+    """
+
+    model: AlbertPreTrainedModel
+    sha256: str
+    name: str | None = None
+    tokenizer: Any = None
+
+
 def export(recipe: Recipe, progress: Progress | None = None) -> Manifest:
     """Build the engine that a recipe asks for, prove it, and write it with its manifest and tokenizer.
 
     The engine lies at ``recipe.output``, its manifest beside it, and in ``<engine file>.tokenizer`` the tokenizer,
     where the checkpoint has one. They appear together, after the file has been loaded and found within the error budget
-    of its precision; where anything fails, what lay there before stays as it was.
+    of its precision; where anything fails, what lay there before stays as it was. A format whose files run on a device
+    that is missing here is measured on what its row offers instead; ``manifest.measured_on`` says what that was.
 
     Args:
         progress: told the name of every stage as it begins.
@@ -46,32 +66,49 @@ def export(recipe: Recipe, progress: Progress | None = None) -> Manifest:
         CheckpointError, EngineError, ValueError, MissingDependencyError: what is wrong and what to do about it.
     """
     tell = progress or (lambda stage: None)
+    check_device(recipe)
     tell(f"loading {recipe.model}")
+    source = source_of(recipe)
+    output = recipe.output_for(head_of(source.model))
+    _check_output(output)
+    return export_source(source, recipe, output, tell)
+
+
+def source_of(recipe: Recipe) -> Source:
+    """The checkpoint that a recipe names, as a model on the recipe's device where this machine has it."""
     loaded = checkpoint.load(recipe.model, revision=recipe.revision)
     head = recipe.head or head_of_checkpoint(loaded.config, recipe.model)
-    output = recipe.output_for(head)
-    _check_output(output)
-    attention = "sdpa" if recipe.attention == "auto" else recipe.attention
-    eager = _load_model(loaded, head, recipe.device)
-    profile = recipe.profile or _widest(loaded.config)
-    tokenizer = _tokenizer(loaded.folder)
+    model = HEADS[head].model_class.from_checkpoint(loaded, attn_implementation="eager")
+    return Source(model, loaded.sha256, recipe.model, _tokenizer(loaded.folder))
 
+
+def export_source(source: Source, recipe: Recipe, output: Path, tell: Progress) -> Manifest:
+    """``export`` for a model that is there already; ``recipe.model``, ``head`` and ``output`` are not looked at."""
+    device, config, head = recipe.device_name, source.model.config, head_of(source.model)
+    here = machine.has_device(device)
+    eager = _on(source.model, device if here else "cpu")
+    attention = "sdpa" if recipe.attention == "auto" else recipe.attention
+    profiles = recipe.profiles or (_widest(config),)
     tell("capturing the graph")
-    program = prepare(capture(_with_attention(eager, attention), profile), recipe.precision)
+    program = prepare(capture(with_attention(eager, attention), hull(profiles)), recipe.precision)
 
     tell("answering the fixed batch in float32 eager")
-    references = answers(eager, reference_batches(loaded.config, head, profile, tokenizer))
+    references = [
+        pair
+        for profile in profiles
+        for pair in answers(eager, reference_batches(config, head, profile, source.tokenizer))
+    ]
     del eager
 
     facts = Facts(
-        config=loaded.config.to_dict(),
+        config=config.to_dict(),
         head=head,
         attention=attention,
         precision=recipe.precision,
-        profile=profile,
-        checkpoint_sha256=loaded.sha256,
-        checkpoint_source=recipe.model,
-        labels=tuple(loaded.config.id2label.values()) if head in _LABELLED else (),
+        profiles=profiles,
+        checkpoint_sha256=source.sha256,
+        checkpoint_source=source.name,
+        labels=tuple(config.id2label.values()) if head in _LABELLED else (),
     )
     budget = PRECISIONS[recipe.precision].budget
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -81,23 +118,54 @@ def export(recipe: Recipe, progress: Progress | None = None) -> Manifest:
         temporary.parent.mkdir()
         manifest = engines.build(
             program, temporary, format=recipe.format, facts=facts, references=references, budget=budget,
-            device=recipe.device, progress=tell,
+            device=device, options=recipe.options, progress=tell,
         )  # fmt: skip
-        tell("verifying the file as it will be loaded")
-        engine = engines.load(temporary, device=recipe.device)
-        error = measure([engine(batch) for batch, _ in references], [answer for _, answer in references])
-        beyond = exceeded(error, budget)
-        if beyond:
-            raise EngineError(
-                f"the loaded engine is beyond the error budget of {recipe.precision}: {'; '.join(beyond)}"
-            )
-        del engine
-        kept = tokenizer_folder(output) if tokenizer is not None else None
+        if here:
+            tell("verifying the file as it will be loaded")
+            _verify(temporary, device, references, recipe.precision)
+        kept = tokenizer_folder(output) if source.tokenizer is not None else None
         manifest = dataclasses.replace(manifest, notes={**manifest.notes, "tokenizer": kept and kept.name})
-        if tokenizer is not None:
-            tokenizer.save_pretrained(tokenizer_folder(temporary))
+        if source.tokenizer is not None:
+            source.tokenizer.save_pretrained(tokenizer_folder(temporary))
         _publish(temporary, output, manifest)
     return manifest
+
+
+def _verify(path: Path, device: str, references: list[Any], precision: str) -> None:
+    """Load the file as a user will, and measure it once more."""
+    engine = engines.load(path, device=device)
+    error = measure([engine(batch) for batch, _ in references], [answer for _, answer in references])
+    beyond = exceeded(error, PRECISIONS[precision].budget)
+    if beyond:
+        raise EngineError(f"the loaded engine is beyond the error budget of {precision}: {'; '.join(beyond)}")
+
+
+def _on(model: AlbertPreTrainedModel, device: str) -> AlbertPreTrainedModel:
+    """The model itself, or a copy on another device: the caller's own stays where it is."""
+    return model if model.device == torch.device(device) else copy.deepcopy(model).to(device)
+
+
+def check_device(recipe: Recipe) -> None:
+    """Refuse a device or package that is missing here before the checkpoint is loaded.
+
+    Raises:
+        MissingDependencyError: the format's extra is not installed.
+        ValueError: there is no such device here, and the format cannot be written without it.
+    """
+    device, row = recipe.device_name, engines.FORMATS[recipe.format]
+    machine.check_device_name(device)
+    missing = row.missing()
+    if missing is not None:
+        raise MissingDependencyError(missing)
+    if row.builds_without_device or machine.has_device(device):
+        return
+    if "cpu" in row.devices:
+        machine.require_device(device)
+    without = [one.name for one in engines.FORMATS.values() if one.builds_without_device]
+    raise ValueError(
+        f"{row.name} is built on the CUDA device that will run it, and torch {torch.__version__} finds none here; run "
+        f"this on a machine with a GPU, or choose a format that can be built without one: {', '.join(without)}"
+    )
 
 
 def _check_output(output: Path) -> None:
@@ -123,13 +191,7 @@ def head_of_checkpoint(config: AlbertConfig, model: str) -> str:
     return found[0]
 
 
-def _load_model(loaded: checkpoint.Checkpoint, head: str, device: str) -> AlbertPreTrainedModel:
-    """The float32 model whose attention is the definition, step by step."""
-    model_class = HEADS[head].model_class
-    return model_class.from_checkpoint(loaded, attn_implementation="eager").to(device)
-
-
-def _with_attention(model: AlbertPreTrainedModel, attention: str) -> AlbertPreTrainedModel:
+def with_attention(model: AlbertPreTrainedModel, attention: str) -> AlbertPreTrainedModel:
     """A model over the same weights with another attention implementation."""
     with torch.device("meta"):
         twin = type(model)(model.config, attn_implementation=attention)

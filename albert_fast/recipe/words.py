@@ -7,15 +7,16 @@ import difflib
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from albert_fast.attention import ATTENTION
-from albert_fast.batch import ShapeProfile
-from albert_fast.engine import FORMATS
+from albert_fast.batch import ShapeProfile, parse_profiles
+from albert_fast.engine import FORMATS, Format
 from albert_fast.heads import HEADS
 from albert_fast.precision import PRECISIONS
+from albert_fast.recipe.support import refusal
 
 _CHOICES: Mapping[str, list[str]] = {
     "head": list(HEADS),
@@ -35,11 +36,13 @@ class Recipe:
         head: row of ``HEADS``; None takes what the checkpoint was saved as.
         format: row of ``FORMATS`` that is written to a file.
         precision: row of ``PRECISIONS``.
-        profile: the shapes, in TOML ``"1x1:8x128:32x512"``; None means up to 32 texts of any length the model takes.
+        profile: the shapes, in TOML ``"1x1:8x128:32x512"``; several, with commas between them, for formats whose files
+            hold several. None means up to 32 texts of any length the model takes.
         attention: row of ``ATTENTION``, or ``"auto"``.
-        device: that the engine runs on: ``"cpu"`` or ``"cuda"``.
+        device: that the engine runs on: ``"cpu"`` or ``"cuda"``; ``"auto"`` is the first that the format runs on.
         output: the engine file, relative to the working directory; None names it after the model.
         revision: of a hub model: branch, tag or commit.
+        options: of the format, as its row in ``FORMATS`` names them.
     Raises:
         ValueError: every wrong field, in one message.
     """
@@ -48,11 +51,12 @@ class Recipe:
     head: str | None = None
     format: str = "aotinductor"
     precision: str = "fp32"
-    profile: ShapeProfile | None = None
+    profile: ShapeProfile | tuple[ShapeProfile, ...] | None = None
     attention: str = "auto"
-    device: str = "cpu"
+    device: str = "auto"
     output: Path | None = None
     revision: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, value in _converted(vars(self)).items():
@@ -98,7 +102,7 @@ class Recipe:
             problems.append("the key 'model' is missing; name a folder, a hub name or 'albert-fast/wordnet'")
         known = {name: values[name] for name in names if name in values}
         defaults = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
-        problems += _problems(_converted({"model": "-", **defaults, **known}))
+        problems += _problems(_converted({"model": "-", "options": {}, **defaults, **known}))
         if problems:
             raise ValueError(_REFUSED + "; ".join(problems))
         return cls(**known)
@@ -106,6 +110,16 @@ class Recipe:
     def replace(self, **changes: Any) -> Recipe:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+    @property
+    def profiles(self) -> tuple[ShapeProfile, ...] | None:
+        """The profiles, where any are named."""
+        return (self.profile,) if isinstance(self.profile, ShapeProfile) else self.profile
+
+    @property
+    def device_name(self) -> str:
+        """The device, with ``"auto"`` resolved."""
+        return FORMATS[self.format].devices[0] if self.device == "auto" else self.device
 
     def output_for(self, head: str) -> Path:
         """The engine file to write: ``output``, or a name in the working directory that says what the engine is."""
@@ -122,9 +136,11 @@ def _converted(values: Mapping[str, Any]) -> dict[str, Any]:
         made["output"] = Path(made["output"])
     if isinstance(made["profile"], str):
         try:
-            made["profile"] = ShapeProfile.parse(made["profile"])
+            made["profile"] = parse_profiles(made["profile"])
         except ValueError:
             pass  # _problems parses it again, for the message
+    if isinstance(made["profile"], tuple) and len(made["profile"]) == 1:
+        made["profile"] = made["profile"][0]
     return made
 
 
@@ -143,18 +159,50 @@ def _problems(values: Mapping[str, Any]) -> list[str]:
             meant = f" (did you mean {near[0]!r}?)" if near else ""
             found.append(f"{name} is {values[name]!r}, expected one of {', '.join(choices)}{meant}")
     row = FORMATS.get(values["format"]) if isinstance(values["format"], str) else None
-    if row is not None and isinstance(values["device"], str) and values["device"].partition(":")[0] not in row.devices:
-        found.append(f"device is {values['device']!r}, {row.name} runs on {', '.join(row.devices)}")
-    if isinstance(values["profile"], str):
-        try:
-            ShapeProfile.parse(values["profile"])
-        except ValueError as error:
-            found.append(f"profile: {error}")
-    elif not isinstance(values["profile"], ShapeProfile | None):
-        found.append(f"profile is {values['profile']!r}, expected text such as '1x1:8x128:32x512'")
+    if row is not None and isinstance(values["device"], str):
+        found += _device_problems(row, values["device"], values["precision"])
+    if row is not None:
+        found += _option_problems(row, values["options"])
+    found += _profile_problems(row, values["profile"])
     output = values["output"]
     if not isinstance(output, Path | None):
         found.append(f"output is {output!r}, expected the name of a file")
     elif row is not None and output is not None and output.suffix != row.suffix:
         found.append(f"output is {str(output)!r}, expected a name that ends in {row.suffix} for {row.name}")
     return found
+
+
+def _device_problems(row: Format, device: str, precision: Any) -> list[str]:
+    """Why a format has nothing for a device, or for a precision on it."""
+    device = row.devices[0] if device == "auto" else device
+    if device.partition(":")[0] not in row.devices:
+        return [f"device is {device!r}, {row.name} runs on {', '.join(row.devices)}"]
+    known = PRECISIONS.get(precision) if isinstance(precision, str) else None
+    reason = None if known is None else refusal(row, known, device)
+    return [] if reason is None else [f"precision is {precision!r}, but {reason}"]
+
+
+def _option_problems(row: Format, options: Any) -> list[str]:
+    if not isinstance(options, Mapping):
+        return [f"options is {options!r}, expected a table of names and values"]
+    unknown = [str(name) for name in options if name not in row.options]
+    offered = f"takes {', '.join(row.options)}" if row.options else "takes none"
+    return [f"unknown options {', '.join(unknown)}; {row.name} {offered}"] if unknown else []
+
+
+def _profile_problems(row: Format | None, profile: Any) -> list[str]:
+    if isinstance(profile, str):
+        try:
+            parse_profiles(profile)
+        except ValueError as error:
+            return [f"profile: {error}"]
+    several = isinstance(profile, tuple) and bool(profile) and all(isinstance(p, ShapeProfile) for p in profile)
+    if not several and not isinstance(profile, ShapeProfile | None):
+        return [f"profile is {profile!r}, expected text such as '1x1:8x128:32x512'"]
+    if several and row is not None and not row.many_profiles:
+        holders = ", ".join(name for name, one in FORMATS.items() if one.many_profiles)
+        return [
+            f"there are {len(profile)} profiles, a file of {row.name} holds one: name one that spans them all"
+            + (f", or use a format that holds several: {holders}" if holders else "")
+        ]
+    return []

@@ -1,0 +1,79 @@
+"""Which tensors of a captured graph grow larger than a 16-bit dtype can hold, on given batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx import Interpreter, Node
+
+from albert_fast.batch import Batch
+from albert_fast.precision.plan import Plan, decide
+from albert_fast.precision.policy import is_mask_bias, needs_row
+
+
+def overflowing(
+    program: ExportedProgram, batches: Iterable[Batch], dtype: torch.dtype = torch.float16
+) -> dict[str, float]:
+    """Find the tensors that ``prepare`` would round to ``dtype`` and that do not fit it.
+
+    Args:
+        program: as captured, in float32; it runs in float32, where its weights are.
+        batches: real text, at least one batch, of shapes that the program takes.
+        dtype: ``torch.float16``, whose largest number is 65504, or ``torch.bfloat16``, which reaches as far as float32.
+    Returns:
+        The largest magnitude of each such tensor by its node's name, in the order of the graph; empty where all fit.
+        ``prepare(program, name, keep_float32=list(found))`` leaves exactly these in float32.
+    Raises:
+        ValueError: there is no batch, or an op has no row in the policy.
+    """
+    plan = decide(program.graph, dtype)
+    watched = {node.name for node in plan.computed if _is_rounded(node, plan)}
+    recorder = _Recorder(program, watched)
+    for batch in batches:
+        recorder.watch(batch)
+    if not recorder.amax:
+        raise ValueError("batches is empty; give at least one batch of real text to find the ranges on")
+    limit = torch.finfo(dtype).max
+    return {name: amax for name, amax in recorder.amax.items() if not amax <= limit}
+
+
+def _is_rounded(node: Node, plan: Plan) -> bool:
+    """Whether any op of the prepared program makes or reads the value in 16 bits; a mask's bias is made to fit."""
+    read_rounded = plan.given[node] == plan.half and any(needs_row(user) for user in node.users)
+    return (plan.computed[node] == plan.half or read_rounded) and not is_mask_bias(node)
+
+
+class _Recorder(Interpreter):
+    """Runs a program node by node and keeps the largest magnitude of those that are watched."""
+
+    def __init__(self, program: ExportedProgram, watched: set[str]) -> None:
+        super().__init__(program.graph_module)
+        self.amax: dict[str, float] = {}
+        self._program, self._watched = program, watched
+
+    def watch(self, batch: Batch) -> None:
+        program = self._program
+        device = next(iter(program.state_dict.values())).device
+        given = iter(batch.to(device).tensors())
+        values: list[Any] = []
+        for spec in program.graph_signature.input_specs:
+            if spec.kind is InputKind.USER_INPUT:
+                values.append(next(given))
+            else:
+                values.append(program.state_dict.get(spec.target, program.constants.get(spec.target)))
+        with torch.inference_mode():
+            self.run(*values)
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if n.name in self._watched and isinstance(value, Tensor):
+            low, high = torch.aminmax(value)
+            largest = max(-float(low), float(high))
+            if not largest <= self.amax.get(n.name, 0.0):  # so that a NaN is kept
+                self.amax[n.name] = largest
+        return value
