@@ -120,9 +120,9 @@ def test_an_unknown_problem_type_is_refused_with_the_known_ones() -> None:
     ("policy", "weights", "outputs", "bound"),
     [
         ("mixed_bfloat16", "float32", "bfloat16", 0.15),
-        ("mixed_float16", "float32", "float16", 0.02),
+        ("mixed_float16", "float32", "float16", 0.01),
         ("bfloat16", "bfloat16", "bfloat16", 0.15),
-        ("float16", "float16", "float16", 0.02),
+        ("float16", "float16", "float16", 0.01),
         ("float64", "float64", "float64", 2e-5),
     ],
 )

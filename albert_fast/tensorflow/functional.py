@@ -111,10 +111,10 @@ def attention_bias(mask: Tensor, dtype: Any) -> Tensor:
 
     Args:
         mask: ``[B, S]`` (keys that may be seen) or ``[B, S, S]`` (query x key); any dtype, nonzero means seen.
-        dtype: floating dtype of the scores.
+        dtype: what the scores are in when it is added: float32, or float64.
     Returns:
         ``[B, 1, 1, S]`` or ``[B, 1, S, S]`` in ``dtype``: 0 where seen, half the dtype's minimum elsewhere. Half, so
-        that score + bias stays finite in every dtype; the softmax of a row with no key to see is then finite too.
+        that score + bias stays finite; the softmax of a row with no key to see is then finite too.
     """
     mask_BQS = mask[:, None, :] if mask.shape.rank == 2 else mask
     unseen_B1QS = tf.logical_not(tf.cast(mask_BQS, tf.bool))[:, None, :, :]
@@ -183,10 +183,10 @@ def self_attention(
         tf.transpose(tf.reshape(linear(x_TD, w), [B, S, N, D // N]), [0, 2, 1, 3])
         for w in (layer.query, layer.key, layer.value)
     )
-    scores = tf.matmul(q * (1.0 / math.sqrt(D // N)), k, transpose_b=True)
+    scores = at_least_float32(tf.matmul(q * (1.0 / math.sqrt(D // N)), k, transpose_b=True))
     if bias is not None:
         scores = scores + bias
-    probabilities = tf.cast(tf.nn.softmax(at_least_float32(scores), axis=-1), scores.dtype)
+    probabilities = tf.cast(tf.nn.softmax(scores, axis=-1), v.dtype)
     if settings.attention_dropout:
         probabilities = settings.drop(probabilities, settings.attention_dropout)
     context_TD = tf.reshape(tf.transpose(tf.matmul(probabilities, v), [0, 2, 1, 3]), [-1, D])

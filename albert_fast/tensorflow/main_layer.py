@@ -55,6 +55,7 @@ class TFAlbertMainLayer(TakesInputs, Owner):
     ) -> Any:
         """See ``TFAlbertModel``."""
         c, dtype = self.config, tf.as_dtype(self.compute_dtype)
+        scores_in = tf.float64 if dtype == tf.float64 else tf.float32
         check_inputs(
             c, input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids,
             position_ids=position_ids, inputs_embeds=inputs_embeds, head_mask=head_mask,
@@ -69,7 +70,7 @@ class TFAlbertMainLayer(TakesInputs, Owner):
             words, token_type_ids, position_ids, weights, layer_norm_eps=c.layer_norm_eps, dtype=dtype,
             drop=self.drop, hidden_dropout=settings.hidden_dropout,
         )  # fmt: skip
-        bias = None if attention_mask is None else functional.attention_bias(attention_mask, dtype)
+        bias = None if attention_mask is None else functional.attention_bias(attention_mask, scores_in)
         layers = [layer.weights_in(dtype) for layer in self.encoder.layers()]
         encoded = functional.encode(
             x_TD, functional.sizes(words)[:2], bias, layers, c.schedule, settings,
