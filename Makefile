@@ -11,7 +11,7 @@ RTX := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)t
 RESULT = benchmarks/results/$$(date +%Y-%m-%d)-$$(git rev-parse --short HEAD).json
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint ops clean
+.PHONY: help demo test bench lint ops runner torch-tensorrt clean
 
 help:
 	@echo "make demo    the embedded model, from checkpoint to engine files to predictions"
@@ -19,17 +19,24 @@ help:
 	@echo "make bench   every benchmark, into benchmarks/results/; options: make bench PYTEST='-k encoder'"
 	@echo "make lint    ruff and mypy"
 	@echo "make ops     the op library, into albert_fast/"
+	@echo "make runner  build/cpp/albert-fast-run, which answers token ids from an engine file without Python"
+	@echo "make torch-tensorrt  Torch-TensorRT-RTX, for tests of what it makes of the graphs, into a folder of its own"
 	@echo "make clean   remove what was built and cached; the environment .venv stays"
 
 demo: ops
 	@$(BIN)/albert-fast demo
 
-test: lint ops
+test: lint ops $(if $(RTX),torch-tensorrt)
 	@$(BIN)/python -m pytest --durations=15 $(PYTEST)
 
 bench: ops $(VENV)/.dev
 	@mkdir -p benchmarks/results
 	@$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json=$(RESULT) $(PYTEST)
+
+runner: $(VENV)/.run
+	@$(BIN)/cmake -S export/cpp -B build/cpp -G Ninja -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" \
+	  -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python" >/dev/null
+	@$(BIN)/cmake --build build/cpp
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
@@ -37,7 +44,7 @@ lint: $(VENV)/.dev
 	@$(BIN)/mypy
 
 clean:
-	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks $(VENV)/.ops albert_fast/*.so
+	rm -rf build dist .torch-tensorrt .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks $(VENV)/.ops albert_fast/*.so
 	find albert_fast tests benchmarks tools -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # --- the environment --------------------------------------------------------------------------------------------------
@@ -66,6 +73,17 @@ $(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.run
 	@echo "installing what the tests need"
 	@$(PIP) -c constraints.txt --no-build-isolation --editable '.[dev,hub,bench,tensorflow,onnx$(RTX)]'
+	@touch $@
+
+# Importing it would put its own TensorRT-RTX in the place of the one that .venv holds, so only subprocesses of the
+# tests see this folder. It uses the torch in .venv: --no-deps keeps another one away.
+torch-tensorrt: .torch-tensorrt/.installed
+
+.torch-tensorrt/.installed: $(VENV)/.run
+	@echo "installing Torch-TensorRT-RTX into .torch-tensorrt"
+	@rm -rf .torch-tensorrt
+	@$(PIP) --no-deps --target .torch-tensorrt torch-tensorrt-rtx==2.13.0 tensorrt_rtx_cu13==1.5.0.114 \
+	  tensorrt_rtx_cu13-bindings==1.5.0.114 tensorrt_rtx_cu13-libs==1.5.0.114 psutil==7.2.2 dllist==2.0.0
 	@touch $@
 
 ops: $(VENV)/.ops

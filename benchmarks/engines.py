@@ -16,14 +16,15 @@ from torch import Tensor
 from albert_fast import AlbertConfig, AlbertForSequenceClassification, Batch, Engine, ShapeProfile
 from albert_fast.capture import capture
 from albert_fast.cli.stopwatch import interleaved
-from albert_fast.engine import FORMATS, Facts, build, in_process, load, machine
-from albert_fast.precision import PRECISIONS
+from albert_fast.engine import FORMATS, Facts, Format, build, in_process, load, machine
+from albert_fast.precision import PRECISIONS, prepare
 from albert_fast.recipe.references import answers, reference_batches
+from albert_fast.recipe.support import refusal
 
 PROFILE = ShapeProfile.parse("1x1:8x128:32x512")
 BASELINE = "transformers eager"
-TOLERANCE = 2e-4
-"""Largest difference of a logit from the baseline's: float32's budget."""
+MEASURED_PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "fp16", "bf16")}
+"""Of engine files. float16 on a CPU is for moving files about: few CPUs multiply it at speed."""
 
 
 @dataclass(frozen=True)
@@ -54,24 +55,41 @@ def inputs(config: AlbertConfig, batch: int, length: int) -> Batch:
     return Batch(torch.randint(5, config.vocab_size, (batch, length), generator=generator))
 
 
+def subjects_of(device: str) -> dict[str, tuple[Format, str]]:
+    """What is measured on a device: every row that runs there, and its file in every precision; by name."""
+    found: dict[str, tuple[Format, str]] = {}
+    for row in FORMATS.values():
+        if device not in row.devices or row.missing() is not None:
+            continue
+        for precision in MEASURED_PRECISIONS[device] if row.kind == "file" else ("fp32",):
+            if refusal(row, PRECISIONS[precision], device) is None:
+                found[row.name if precision == "fp32" else f"{row.name} {precision}"] = row, precision
+    return found
+
+
+def tolerance(name: str, device: str) -> float:
+    """Largest difference of a logit from the baseline's: the budget of the precision."""
+    return PRECISIONS[subjects_of(device)[name][1]].budget.max_abs
+
+
 def engines(model: AlbertForSequenceClassification, folder: Path, device: str) -> dict[str, Engine]:
-    """One engine of every row of ``FORMATS``, over the same weights; files go to ``folder``."""
+    """One engine of everything that ``subjects_of`` names, over the same weights; files go to ``folder``."""
     model = model.to(device)
     made: dict[str, Engine] = {}
-    for name, row in FORMATS.items():
+    references = answers(model, reference_batches(model.config, "sequence-classification", PROFILE))
+    for name, (row, precision) in subjects_of(device).items():
         if row.kind == "in-process":
-            made[name] = in_process(model, format=name, profile=PROFILE, device=device)
+            made[name] = in_process(model, format=row.name, profile=PROFILE, device=device)
             continue
         path = folder / f"{name}{row.suffix}"
         facts = Facts(
-            config=model.config.to_dict(), head="sequence-classification", attention="sdpa", precision="fp32",
+            config=model.config.to_dict(), head="sequence-classification", attention="sdpa", precision=precision,
             profiles=(PROFILE,),
         )  # fmt: skip
-        references = answers(model, reference_batches(model.config, "sequence-classification", PROFILE))
-        budget = PRECISIONS["fp32"].budget
         build(
-            capture(model, PROFILE), path, format=name, facts=facts, references=references, budget=budget, device=device
-        )
+            prepare(capture(model, PROFILE), precision), path, format=row.name, facts=facts, references=references,
+            budget=PRECISIONS[precision].budget, device=device,
+        )  # fmt: skip
         made[name] = load(path, device=device)
     return made
 

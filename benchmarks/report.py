@@ -34,7 +34,7 @@ def conditions(document: dict[str, Any]) -> str:
     processor, versions = f"{document['processor']} ({document['capability']})", document["versions"]
     return (
         f"{processor}, {document['threads']} threads, torch {versions['torch']}, transformers "
-        f"{versions['transformers']}; float32, all engines timed in turns in one run"
+        f"{versions['transformers']}; float32 unless named, all engines timed in turns in one run"
     )
 
 

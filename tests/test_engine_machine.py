@@ -51,6 +51,7 @@ def test_the_instruction_sets_of_this_cpu_are_known() -> None:
         (dict(packages=(Package("torch", "99.0"),)), "needs torch 99.0 or later, this is torch"),
         (dict(packages=(Package("torch", "2.0", "same"),)), "needs torch 2.0, this is torch"),
         (dict(packages=(Package("torch", "2.0", "about"),)), "its rule for torch is 'about', expected 'same' or"),
+        (dict(packages=(Package("no-such-thing or torch", "99.0"),)), "torch 99.0 or later, this is torch 2"),
         (dict(packages=(Package("no-such-thing", "1.0"),)), "no-such-thing 1.0, which is not installed: pip install"),
     ],
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ from albert_fast.batch import ShapeProfile, parse_profiles
 from albert_fast.capture import capture
 from albert_fast.config import AlbertConfig
 from albert_fast.engine import onnx_file, signature, tensorrt_build
-from albert_fast.engine.tensorrt_log import listeners
+from albert_fast.engine.tensorrt_log import Listeners, Record, listeners
 from albert_fast.engine.tensorrt_modules import TENSORRT_RTX
 from albert_fast.engine.tensorrt_options import Options
 from albert_fast.engine.tensorrt_probe import probe
@@ -106,7 +107,7 @@ def test_profiles_share_the_weights_and_each_adds_its_kernels(tmp_path: Path) ->
     weights = signature.distinct_weight_bytes(small_program(HEAD))
     assert max(one["weights_bytes"], three["weights_bytes"]) <= 1.1 * weights + 65_536
     assert len(three["activation_bytes"]) == 3
-    assert three["layers"] <= 1.2 * one["layers"]  # of one profile
+    assert 50 < 0.8 * one["layers"] <= three["layers"] <= 1.2 * one["layers"]  # of one profile
     assert (tmp_path / "three.engine").stat().st_size <= 3 * (weights + 6 * 1.3 * CODE_BYTES_PER_PASS)
 
 
@@ -164,17 +165,28 @@ def test_progress_says_which_step_of_how_many(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_what_tell_raises_stops_the_build_and_is_raised(error: type[BaseException], tmp_path: Path) -> None:
-    threads = threading.active_count()
+def test_what_tell_raises_stops_the_build_and_is_raised(
+    error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records: list[Record] = []
+    build = Listeners.build
+
+    @contextmanager
+    def kept(self: Listeners) -> Iterator[Record]:
+        with build(self) as record:
+            records.append(record)
+            yield record
 
     def tell(text: str) -> None:
         raise error("enough")
 
+    monkeypatch.setattr(Listeners, "build", kept)
     with pytest.raises(error, match="enough"):
         build_graph(graph(), tmp_path / "stopped.engine", tell=tell)
+    assert records[0].errors() == ["Error Code 7: BuildCanceled (Build canceled by user)"]
     assert not (tmp_path / "stopped.engine").exists()
-    assert threading.active_count() == threads
-    build_graph(graph(), tmp_path / "again.engine")  # the lock of the logger was given back
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tensorrt-build")]
+    build_graph(graph(), tmp_path / "again.engine")  # the logger was given back
 
 
 def onnx_graph_of(operator: str, *inputs: str, **initializers: np.ndarray) -> Any:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from engine_samples import batch_of, differ, eager_answers, small_model, small_program
 from tensorrt_fake import DataType, EngineValidity, FakeEngine, FakeGpu, fake_module
 from torch import Tensor
 
-from albert_fast.batch import ShapeProfile
-from albert_fast.engine import tensorrt_run
+from albert_fast.batch import Batch, ShapeProfile
+from albert_fast.engine import tensorrt, tensorrt_rtx, tensorrt_run
 from albert_fast.engine.tensorrt_log import logger
-from albert_fast.engine.tensorrt_modules import TENSORRT, TENSORRT_RTX, Flavour
+from albert_fast.engine.tensorrt_modules import TENSORRT, TENSORRT_RTX, Flavour, load
 from albert_fast.engine.tensorrt_probe import why_invalid
 from albert_fast.engine.tensorrt_run import OFTEN, SHAPES_KEPT, TensorRTRun
 from albert_fast.errors import EngineError
@@ -125,6 +127,19 @@ def test_tensorrt_rtx_records_by_itself_and_gets_the_same_buffers_each_time() ->
     assert [context.recorded for context in engine.contexts] == [False, False]
 
 
+def test_a_graph_that_cannot_be_recorded_is_told_with_the_option_that_goes_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def record(self: FakeGpu, launch: Any) -> Any:
+        raise RuntimeError("CUDA error:\noperation not permitted when stream is capturing")
+
+    monkeypatch.setattr(FakeGpu, "record", record)
+    run, _ = runner()
+    with pytest.raises(EngineError, match=r"the shape \[2, 9\] \(CUDA error: operation .*\); .* cuda_graphs=false$"):
+        for _ in range(OFTEN):
+            run(*batch(2, 9))
+
+
 @both_flavours
 @pytest.mark.parametrize("cuda_graphs", [True, False])
 def test_graphs_may_be_switched_off(flavour: Flavour, cuda_graphs: bool) -> None:
@@ -221,3 +236,112 @@ def test_tensorrts_verdict_on_a_file_is_told_in_words(verdict: tuple[int, int], 
 
     assert why_invalid(fake_module(), Runtime(), b"") == words
     assert why_invalid(fake_module(), object(), b"") == []  # TensorRT 10 cannot tell
+
+
+HEAD = "sequence-classification"
+ROWS = {"tensorrt": tensorrt, "tensorrt-rtx": tensorrt_rtx}
+on_gpu = [
+    pytest.param(
+        flavour.format,
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(
+                find_spec(flavour.module) is None,
+                reason=f"needs {flavour.module}: pip install 'albert-fast[{flavour.format}]'",
+            ),
+        ],
+    )
+    for flavour in (TENSORRT, TENSORRT_RTX)
+]
+every_flavour_on_gpu = pytest.mark.parametrize("format", on_gpu)
+PROFILES = (ShapeProfile(1, 1, 1, 1, 8, 16), ShapeProfile(1, 2, 4, 1, 8, 48))
+
+
+def built(format: str, folder: Path, head: str = HEAD, **options: Any) -> Any:
+    """A runner of the small model, from a file with two profiles."""
+    here = ".".join(str(part) for part in torch.cuda.get_device_capability())
+    kinds = ROWS[format].requirements("cuda", {}).compute_capabilities
+    if here not in kinds:
+        pytest.skip(f"needs a GPU of compute capability {' or '.join(kinds)}, this is {here}")
+    path = folder / "small.engine"
+    written = ROWS[format].write(
+        small_program(head), path, device="cuda", profiles=PROFILES, options=options, tell=lambda text: None
+    )
+    return ROWS[format].read(path, device="cuda", profiles=PROFILES, notes=written.notes)
+
+
+def answers_of(run: Any, batch: Batch) -> dict[str, Tensor]:
+    return {name: value.cpu() for name, value in run(*(part.cuda() for part in batch.tensors())).items()}
+
+
+@every_flavour_on_gpu
+@pytest.mark.parametrize("ids", ["int64", "int32"])
+def test_an_engine_on_a_gpu_answers_like_eager_in_every_profile_and_on_every_call(
+    format: str, ids: str, tmp_path: Path
+) -> None:
+    run, model = built(format, tmp_path, ids=ids), small_model(HEAD)
+    for _ in range(2 * OFTEN):
+        for shape in ((1, 1), (1, 16), (1, 17), (3, 9), (4, 48)):
+            for padding in ("left", "right"):
+                batch = batch_of(*shape, padding=padding)
+                assert differ(answers_of(run, batch), eager_answers(model, batch)) <= 2e-3, shape
+
+
+@every_flavour_on_gpu
+@pytest.mark.parametrize("cuda_graphs", [True, False])
+def test_replayed_answers_on_a_gpu_are_the_launched_ones(format: str, cuda_graphs: bool, tmp_path: Path) -> None:
+    run = built(format, tmp_path, head="pretraining", cuda_graphs=cuda_graphs)
+    batches = [batch_of(3, 9) for _ in range(4)]
+    launched = [answers_of(run, batch) for batch in batches[: OFTEN - 1]]
+    for _ in range(3):
+        replayed = [answers_of(run, batch) for batch in batches]
+    limit = 0 if format == "tensorrt" else 1e-4  # TensorRT-RTX changes to faster kernels meanwhile
+    assert all(differ(a, b) <= limit for a, b in zip(replayed, launched, strict=False))
+    assert bool(run._often) == cuda_graphs
+
+
+@every_flavour_on_gpu
+def test_answers_given_earlier_are_left_alone_on_a_gpu(format: str, tmp_path: Path) -> None:
+    run, model = built(format, tmp_path), small_model(HEAD)
+    batches = [batch_of(3, 9) for _ in range(2 * OFTEN)]
+    answers = [run(*(part.cuda() for part in batch.tensors())) for batch in batches]
+    for batch, answer in zip(batches, answers, strict=True):
+        assert differ({name: value.cpu() for name, value in answer.items()}, eager_answers(model, batch)) <= 2e-3
+
+
+@every_flavour_on_gpu
+def test_choices_run_on_a_gpu(format: str, tmp_path: Path) -> None:
+    run, model = built(format, tmp_path, head="multiple-choice"), small_model("multiple-choice")
+    for shape in ((1, 1, 8), (2, 3, 9), (4, 5, 48)):
+        batch = batch_of(*shape)
+        assert differ(answers_of(run, batch), eager_answers(model, batch)) <= 2e-3
+
+
+@every_flavour_on_gpu
+def test_eight_threads_with_streams_of_their_own_may_call_one_engine_on_a_gpu(format: str, tmp_path: Path) -> None:
+    run = built(format, tmp_path)
+    batches = [batch_of(1 + number % 4, 8 + number % 3) for number in range(64)]
+    expected_answers = [answers_of(run, batch) for batch in batches]
+
+    def call(batch: Batch) -> dict[str, Tensor]:
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            answer = run(*(part.cuda() for part in batch.tensors()))
+            copied = {name: value.to("cpu", non_blocking=True) for name, value in answer.items()}
+        stream.synchronize()
+        return copied
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            answers = list(pool.map(call, batches))
+            assert max(differ(a, e) for a, e in zip(answers, expected_answers, strict=True)) <= 1e-5
+
+
+@every_flavour_on_gpu
+def test_a_damaged_file_is_refused_on_a_gpu(format: str, tmp_path: Path) -> None:
+    built(format, tmp_path)
+    path = tmp_path / "small.engine"
+    path.write_bytes(b"no engine" * 100)
+    notes = {"module_version": load(TENSORRT if format == "tensorrt" else TENSORRT_RTX, "test").__version__}
+    with pytest.raises(EngineError, match=r"(refuses|cannot load) .*small\.engine"):
+        ROWS[format].read(path, device="cuda", profiles=PROFILES, notes=notes)

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from engine_samples import PROFILE, small_model, small_program
+from engine_samples import BUDGET, PROFILE, facts, references, small_model, small_program
 
 from albert_fast.batch import ShapeProfile
 from albert_fast.capture import capture
-from albert_fast.engine import machine
+from albert_fast.engine import FORMATS, build, machine
 from albert_fast.engine import torch_tensorrt_file as file_row
 from albert_fast.engine import torch_tensorrt_jit as jit_row
 from albert_fast.engine.torch_tensorrt_partition import Partition, tuned_for
-from albert_fast.engine.torch_tensorrt_settings import OPTIONS, Settings, compiler_arguments
+from albert_fast.engine.torch_tensorrt_settings import Settings, compiler_arguments
 from albert_fast.errors import EngineError, MissingDependencyError
 
 COMMAND = r"pip install 'albert-fast\[torch-tensorrt\]'"
@@ -63,7 +63,7 @@ def test_options_are_read_as_a_recipe_holds_them(tmp_path: Path) -> None:
         require_full_compilation=False, workspace_bytes=2**30, optimization_level=5, tf32=True,
         timing_cache=str(tmp_path / "timing"), engine_cache=str(tmp_path / "engines"),
     )  # fmt: skip
-    assert given.keys() == OPTIONS.keys()
+    assert given.keys() == FORMATS["torch-tensorrt"].options.keys()
     expected = Settings(False, 2**30, 5, True, tmp_path / "timing", tmp_path / "engines")
     assert Settings.of(given) == expected
 
@@ -104,6 +104,21 @@ def test_float32_stays_float32_and_engines_are_cached_only_where_told(tmp_path: 
     cached = compiled_with(tmp_path, engine_cache=str(tmp_path / "engines"), tf32=True)
     assert not cached["disable_tf32"] and not cached["immutable_weights"] and cached["reuse_cached_engines"]
     assert cached["engine_cache_dir"] == str(tmp_path / "engines")
+
+
+def test_scratch_memory_is_limited_only_where_told(tmp_path: Path) -> None:
+    assert compiled_with(tmp_path)["workspace_size"] == 0
+    assert compiled_with(tmp_path, workspace_bytes=3)["workspace_size"] == 3
+
+
+def test_without_a_gpu_nothing_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(file_row, "write", lambda *_, **__: pytest.fail("compiled"))
+    with pytest.raises(ValueError, match=r"device is 'cuda', but .* torch"):
+        build(
+            small_program(), tmp_path / "e.pt2", format="torch-tensorrt", facts=facts(small_model()), device="cuda",
+            references=references(small_model()), budget=BUDGET,
+        )  # fmt: skip
 
 
 def test_without_the_package_the_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,9 @@ from torch import Tensor
 
 from albert_fast.batch import ShapeProfile
 from albert_fast.capture import capture
+from albert_fast.config import AlbertConfig
 from albert_fast.engine import torch_tensorrt_file, torch_tensorrt_jit
+from albert_fast.engine.signature import distinct_weight_bytes
 from albert_fast.engine.torch_tensorrt_partition import input_shapes, partition, tuned_for
 from albert_fast.errors import EngineError
 from albert_fast.heads import HEADS
@@ -231,6 +233,25 @@ def in_process(package: Any, _: Path) -> Any:
             logits = run(*batch_of(*shape).tensors())["logits"]
             found.append([list(logits.shape), len(engines)])
     return {"engines": engines, "calls": found}
+
+
+def albert_base(package: Any, folder: Path) -> Any:
+    """The figures of docs/torch-tensorrt.md: ops per head, and what a masked-LM file takes in each precision."""
+    profile, config = ShapeProfile(), AlbertConfig.published("albert-base-v2")
+    ops, sizes = {}, {}
+    for head, row in HEADS.items():
+        whole = capture(row.model_class(config).eval(), profile)
+        ops[head] = divided(package, whole, profile)
+        for name in ("fp32", "fp16", "bf16") if head == "masked-lm" else ():
+            graph, path = prepare(whole, name), folder / f"{name}.pt2"
+            notes = torch_tensorrt_file.write(graph, path, **{**SETTINGS, "profiles": (profile,)}).notes
+            sizes[name] = {
+                "ops": notes["converted_ops"],
+                "weights": distinct_weight_bytes(graph),
+                "engine": notes["engine_bytes"],
+                "file": path.stat().st_size,
+            }
+    return {"heads": ops, "masked-lm": sizes}
 
 
 def main(folder: Path, names: list[str]) -> None:

@@ -178,13 +178,22 @@ _CAPABILITY_RULES: dict[str, tuple[Callable[[tuple[int, ...], list[tuple[int, ..
 def _package_difference(package: Package) -> list[str]:
     if package.rule not in ("same", "at least"):
         return [f"its rule for {package.name} is {package.rule!r}, expected 'same' or 'at least'"]
-    try:
-        here = importlib.metadata.version(package.name)
-    except importlib.metadata.PackageNotFoundError:
-        return [f"it needs {package.name} {package.version}, which is not installed: pip install {package.name}"]
+    installed = {name: _installed(name) for name in package.name.split(" or ")}
+    name, here = next(((name, found) for name, found in installed.items() if found), (package.name, None))
+    if here is None:
+        first = next(iter(installed))
+        return [f"it needs {package.name} {package.version}, which is not installed: pip install {first}"]
     fits = here == package.version if package.rule == "same" else _numbers(here) >= _numbers(package.version)
     wanted = package.version if package.rule == "same" else f"{package.version} or later"
-    return [] if fits else [f"it needs {package.name} {wanted}, this is {package.name} {here}"]
+    return [] if fits else [f"it needs {package.name} {wanted}, this is {name} {here}"]
+
+
+def _installed(distribution: str) -> str | None:
+    """The release of a distribution that is installed, or None."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -73,7 +73,10 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Package:
-    """A distribution that the engine needs: ``"at least"`` the release it was built with, or the ``"same"``."""
+    """A distribution that the engine needs: ``"at least"`` the release it was built with, or the ``"same"``.
+
+    ``name`` may be several, any of which will do: ``"onnxruntime or onnxruntime-gpu"``.
+    """
 
     name: str
     version: str

@@ -11,10 +11,11 @@ import torch
 from torch.export import ExportedProgram
 
 from albert_fast.batch import ShapeProfile
-from albert_fast.engine import machine, onnx_runtime, signature, tensorrt_build
+from albert_fast.engine import machine, signature, tensorrt_build
 from albert_fast.engine.formats import Written
 from albert_fast.engine.manifest import Package, Requirements
 from albert_fast.engine.onnx_graph import require_onnx
+from albert_fast.engine.onnx_runtime import require_onnx_runtime, stand_in
 from albert_fast.engine.tensorrt_modules import Flavour, default_capabilities, distribution_of, load
 from albert_fast.engine.tensorrt_options import Options, check_for_module, read_options
 from albert_fast.engine.tensorrt_refit import weights_digest
@@ -50,17 +51,19 @@ def write(
     require_onnx()
     needs_stand_in = asked.strip_weights or not machine.has_device(device)
     if needs_stand_in:
-        onnx_runtime.require_onnx_runtime()
+        require_onnx_runtime()
     shapes = tensorrt_build.profile_shapes(program, profiles)
     tell(f"{flavour.title}: write the ONNX graph")
     model = tensorrt_build.graph_of(program, asked)
     facts = tensorrt_build.build(flavour, module, model, path, device=device, shapes=shapes, options=asked, tell=tell)
+    if facts["activation_bytes"]:
+        tell(f"{flavour.title}: running it takes {max(facts['activation_bytes']) / 1e6:.0f} MB of scratch memory")
     notes = tensorrt_build.notes_of(flavour, module, asked, shapes, facts)
     if asked.strip_weights:
         notes["weights_sha256"] = weights_digest(model)
     if not needs_stand_in:
         return Written(notes)
-    run, words = onnx_runtime.stand_in(model)
+    run, words = stand_in(model)
     return Written(notes, run, words)
 
 

@@ -91,9 +91,16 @@ def check_for_module(flavour: Flavour, module: Any, options: Options, dtype: str
                 f"compute capability {', '.join(old)} has no bfloat16: use precision fp16, or leave it out of the "
                 "option compute_capabilities"
             )
-    flag = "VERSION_COMPATIBLE" if options.version_compatible else "STRIP_PLAN" if options.strip_weights else None
-    if flag is not None and not hasattr(module.BuilderFlag, flag):
-        problems.append(f"{flavour.title} {module.__version__} has no {flag}; install a later release")
+    needed = [
+        (options.version_compatible, "BuilderFlag", "VERSION_COMPATIBLE"),
+        (options.strip_weights, "BuilderFlag", "STRIP_PLAN"),
+        (options.hardware_compatible != "none", "HardwareCompatibilityLevel", options.hardware_compatible.upper()),
+    ]
+    problems += [
+        f"{flavour.title} {module.__version__} has no {kind}.{name}; install a later release"
+        for wanted, kind, name in needed
+        if wanted and not hasattr(getattr(module, kind), name)
+    ]
     if options.version_compatible and options.strip_weights:
         problems.append("version_compatible and strip_weights exclude each other: such an engine cannot be refitted")
     if problems:

@@ -81,6 +81,5 @@ def weights_digest(model: Any) -> str:
     """The hex sha256 of an ONNX graph's weights, with their names and dtypes."""
     digest = hashlib.sha256()
     for tensor in sorted(model.graph.initializer, key=lambda one: str(one.name)):
-        digest.update(f"{tensor.name} {tensor.data_type} {list(tensor.dims)} {len(tensor.raw_data)};".encode())
-        digest.update(tensor.raw_data)
+        digest.update(tensor.SerializeToString(deterministic=True))
     return digest.hexdigest()

@@ -220,7 +220,13 @@ class TensorRTRun:
         often = _Often(context, inputs, self._bind(context, shape, inputs, None, record))
         if not portable:
             self._launch(context, stream, record)
-            often.replay = self._gpu.record(lambda: self._launch(context, stream, record))
+            try:
+                often.replay = self._gpu.record(lambda: self._launch(context, stream, record))
+            except RuntimeError as error:  # torch's for CUDA's
+                raise EngineError(
+                    f"no CUDA graph can be recorded of the shape {list(shape)} ({' '.join(str(error).split())}); "
+                    "export the engine with the option cuda_graphs=false"
+                ) from error
         self._often[shape] = often
 
     def _again(

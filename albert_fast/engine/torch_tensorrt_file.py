@@ -60,7 +60,7 @@ def write(
     """Compile the program for the CUDA device, with the one profile as TensorRT's.
 
     Args:
-        options: see ``torch_tensorrt_settings.OPTIONS``.
+        options: see ``torch_tensorrt_settings.Settings``.
     Raises:
         ValueError: an option's value is none, or there are several profiles.
         MissingDependencyError: Torch-TensorRT is not installed.
@@ -107,7 +107,7 @@ def serialize(
     Its inputs are called like the program's, its outputs ``output0``, ``output1``, ... in the program's order.
 
     Args:
-        options: see ``torch_tensorrt_settings.OPTIONS``; ``require_full_compilation`` must not be false.
+        options: see ``torch_tensorrt_settings.Settings``; ``require_full_compilation`` must not be false.
     Raises:
         As ``write``.
     """
@@ -212,8 +212,8 @@ def _failing_in_words() -> Iterator[None]:
         yield
     except (AssertionError, RuntimeError) as error:
         raise EngineError(
-            f"TensorRT built no engine ({str(error) or type(error).__name__}); its own messages in this process's log say "
-            "why. Where it ran out of memory, give a smaller profile or the option workspace_bytes"
+            f"TensorRT built no engine ({str(error) or type(error).__name__}); its own messages in this process's log "
+            "say why. Where it ran out of memory, give a smaller profile or the option workspace_bytes"
         ) from error
 
 

@@ -22,14 +22,6 @@ from albert_fast.engine.manifest import Package, Requirements
 from albert_fast.errors import EngineError, MissingDependencyError
 
 EXTRA = "torch-tensorrt"
-OPTIONS: Mapping[str, str] = {
-    "require_full_compilation": "true or false: refuse a graph of which TensorRT cannot run every op (true)",
-    "workspace_bytes": "most scratch memory that TensorRT may use, 0 for no limit (0)",
-    "optimization_level": "how long TensorRT searches for faster kernels, 0 to 5 (its own default)",
-    "tf32": "true or false: whether float32 products may be rounded to TF32 (false)",
-    "timing_cache": "file in which TensorRT keeps its timings for the next build; TensorRT-RTX has none",
-    "engine_cache": "folder in which engines are kept for the next build; they are then built refittable",
-}
 # What is imported as torch_tensorrt, the one that wins when both are installed first, and the TensorRT beneath it.
 _DISTRIBUTIONS = {
     "torch-tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_cu13", "tensorrt_rtx_cu13_bindings", "tensorrt_rtx_cu12"),
@@ -40,7 +32,7 @@ _PURPOSE = "compile with Torch-TensorRT or run what it compiled"
 
 @dataclass(frozen=True)
 class Settings:
-    """The values of the row's options; their names and meanings are in ``OPTIONS``."""
+    """The values of the options; what each means is said in the row ``torch-tensorrt`` of the table."""
 
     require_full_compilation: bool = True
     workspace_bytes: int = 0

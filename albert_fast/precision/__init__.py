@@ -49,9 +49,16 @@ PRECISIONS: Mapping[str, Precision] = {
     "fp32": Precision(
         "fp32", torch.float32, ErrorBudget(2e-4, 2e-5, 0.99999, 0.99), "albert_fast.precision.fp32:prepare"
     ),
-    "fp16": Precision("fp16", torch.float16, ErrorBudget(0.1, 0.01, 0.999, 0.97), "albert_fast.precision.half:prepare"),
+    # Two to three times the worst of this: eager and sdpa programs run by PyTorch on CPU, on the batches of
+    # recipe.references, the embedded model (base, masked-lm, sequence-classification, with text) and random ALBERT-base
+    # weights (every head, two seeds, length 128): 0.0146, 0.0014, 0.999992, 0.984. The masked LM's logits reach 23.
+    "fp16": Precision(
+        "fp16", torch.float16, ErrorBudget(0.04, 0.004, 0.9999, 0.95), "albert_fast.precision.half:prepare"
+    ),
+    # As above with three seeds and length 512: 0.182, 0.0157, 0.9983, and 0.948 but for a span head without training,
+    # where one of four rows has two places that float32 too holds for nearly equal: 0.75.
     "bf16": Precision(
-        "bf16", torch.bfloat16, ErrorBudget(0.5, 0.05, 0.999, 0.95), "albert_fast.precision.half:prepare"
+        "bf16", torch.bfloat16, ErrorBudget(0.5, 0.045, 0.995, 0.75), "albert_fast.precision.half:prepare"
     ),
 }
 

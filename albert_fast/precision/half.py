@@ -21,8 +21,13 @@ def prepare(program: ExportedProgram, dtype: torch.dtype, keep_float32: Sequence
     """Return a program of the same inputs, outputs and shapes that computes in ``dtype`` what ``policy.POLICY`` says.
 
     Weights are ``dtype``, those of LayerNorms float32; weights that share memory share it again. Inputs stay int64 and
-    all outputs float32, so that an engine's caller sees no difference. The names of the graph's nodes stay; casts are
-    added between them. The program given is not changed.
+    all outputs float32, so that an engine's caller sees no difference: NumPy reads them, bf16 or not. For masked-LM
+    logits the last cast doubles what is written, ``[batch, length, vocab_size]`` numbers. The names of the graph's
+    nodes stay; casts are added between them. The program given is not changed.
+
+    Beside any token that is seen, a padded one weighs exactly 0, as in float32. A row of nothing but padding stays
+    finite; in float16 with ``sdpa`` attention it weighs its tokens by their scores and not evenly, for a bias of -32752
+    swallows no score.
 
     Args:
         program: as captured, in float32.
@@ -47,7 +52,8 @@ def prepare(program: ExportedProgram, dtype: torch.dtype, keep_float32: Sequence
             _retype(node, casts)
     for old, new in casts.of_outputs().items():
         signature.replace_all_uses(old, new)
-    _propagate(graph, plan)
+    with torch.no_grad():
+        _propagate(graph, plan)
     graph_module.recompile()
     return ExportedProgram(
         root=graph_module,
@@ -173,10 +179,11 @@ class _Weights:
         if dtype == tensor.dtype:
             return tensor
         if memory not in self._made:
-            rounded = tensor.detach().to(dtype)
-            if bool((tensor.isfinite() & ~rounded.isfinite()).any()):
+            exact = tensor.detach()
+            rounded = exact.to(dtype)
+            if bool((exact.isfinite() & ~rounded.isfinite()).any()):
                 raise ValueError(
-                    f"the weight {name} holds {float(tensor.abs().max()):.3g}, which does not fit {dtype} (at most "
+                    f"the weight {name} holds {float(exact.abs().max()):.3g}, which does not fit {dtype} (at most "
                     f"{torch.finfo(dtype).max:g}); export with precision bf16, or name its placeholder in keep_float32"
                 )
             self._made[memory] = nn.Parameter(rounded, False) if isinstance(tensor, nn.Parameter) else rounded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.fx import Interpreter, Node
 
 from albert_fast.batch import Batch
 from albert_fast.precision.plan import Plan, decide
-from albert_fast.precision.policy import is_mask_bias, needs_row
+from albert_fast.precision.policy import aten, is_mask_bias, needs_row
 
 
 def overflowing(
@@ -27,6 +28,7 @@ def overflowing(
         dtype: ``torch.float16``, whose largest number is 65504, or ``torch.bfloat16``, which reaches as far as float32.
     Returns:
         The largest magnitude of each such tensor by its node's name, in the order of the graph; empty where all fit.
+        The scores inside ``scaled_dot_product_attention`` count as its own: some backends hold them in ``dtype``.
         ``prepare(program, name, keep_float32=list(found))`` leaves exactly these in float32.
     Raises:
         ValueError: there is no batch, or an op has no row in the policy.
@@ -59,7 +61,7 @@ class _Recorder(Interpreter):
     def watch(self, batch: Batch) -> None:
         program = self._program
         device = next(iter(program.state_dict.values())).device
-        given = iter(batch.to(device).tensors())
+        given = iter(batch.to(device).to(torch.int64).tensors())
         values: list[Any] = []
         for spec in program.graph_signature.input_specs:
             if spec.kind is InputKind.USER_INPUT:
@@ -70,10 +72,17 @@ class _Recorder(Interpreter):
             self.run(*values)
 
     def run_node(self, n: Node) -> Any:
+        arguments, keywords = self.fetch_args_kwargs_from_env(n)
         value = super().run_node(n)
         if n.name in self._watched and isinstance(value, Tensor):
-            low, high = torch.aminmax(value)
-            largest = max(-float(low), float(high))
-            if not largest <= self.amax.get(n.name, 0.0):  # so that a NaN is kept
-                self.amax[n.name] = largest
+            self._note(n.name, value)
+            if n.target is aten.scaled_dot_product_attention.default:
+                query, key = arguments[:2]
+                scale = keywords.get("scale") or query.shape[-1] ** -0.5
+                self._note(n.name, query @ key.transpose(-2, -1) * scale)
         return value
+
+    def _note(self, name: str, value: Tensor) -> None:
+        low, high = torch.aminmax(value)
+        largest = max(-float(low), float(high)) if bool(low == low) else math.inf  # a NaN fits nothing
+        self.amax[name] = max(self.amax.get(name, 0.0), largest)

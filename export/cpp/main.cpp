@@ -139,7 +139,7 @@ std::unique_ptr<Engine> open(const std::string& file, const Manifest& manifest, 
   };
   const auto format = formats.find(manifest.at("format"));
   if (format == formats.end())
-    fail(file + " has the format " + manifest.at("format") + ", which does not run here; export/cpp/README.md tells what does");
+    fail(file + " has the format " + manifest.at("format") + ", which does not run here; see export/cpp/README.md");
   return format->second(file, manifest, ops);
 }
 
