@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from albert_fast._optional import require
 from albert_fast.batch import INPUT_NAMES, ShapeProfile
 from albert_fast.engine.formats import Run, Written
-from albert_fast.engine.manifest import Requirements
+from albert_fast.engine.manifest import Package, Requirements
 from albert_fast.engine.signature import distinct_weight_bytes
 from albert_fast.engine.tensorflow_graph import ID_DTYPES, TensorFlowGraph, require_tensorflow, to_tensorflow
 from albert_fast.errors import EngineError
@@ -30,6 +30,7 @@ LARGEST_BYTES = 2_000_000_000
 """A protocol buffer ends at 2 GiB."""
 OLDEST_TORCH = "2.11"
 """The file needs no torch. This one is what the package asks for."""
+OLDEST_TENSORFLOW = "2.16.0"
 XLA_CHOICES = ("no", "yes")
 _PURPOSE = "write or run a SavedModel"
 
@@ -123,9 +124,10 @@ def stored_weight_bytes(path: Path, notes: Mapping[str, Any]) -> int:
 
 
 def requirements(device: str, options: Mapping[str, Any]) -> Requirements:
-    """Any machine; TensorFlow itself refuses a graph that is too new for it."""
+    """Any machine, with a TensorFlow that has been seen to run such files."""
     _checked(options)
-    return Requirements(torch=OLDEST_TORCH, torch_rule="at least")
+    runtime = Package("tensorflow-cpu or tensorflow", OLDEST_TENSORFLOW, "at least")
+    return Requirements(torch=OLDEST_TORCH, torch_rule="at least", packages=(runtime,))
 
 
 def runs_on(built_for: str, device: str) -> bool:

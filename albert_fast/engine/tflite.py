@@ -8,7 +8,8 @@ are widened when the file is loaded, so its activations are not rounded.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -66,8 +67,9 @@ def write(
             converter.target_spec.supported_types = [tf.float16]
         try:
             path.write_bytes(converter.convert())
-        except tf.errors.OpError as error:
-            raise _cannot_convert(error) from error
+        except _converter_error() as error:
+            reason = str(error).strip().partition("\n")[0].rstrip(".")
+            raise EngineError(f"LiteRT cannot hold this graph: {reason}; choose the format saved_model") from error
     return Written({"ids": ids, "signature": SIGNATURE})
 
 
@@ -75,13 +77,16 @@ def read(path: Path, *, device: str, profiles: tuple[ShapeProfile, ...], notes: 
     """Load the file into LiteRT, with as many threads as torch has now. Calls from several threads wait for each other:
     the interpreter holds the tensors of one call.
     """
-    interpreter = _require_runtime().Interpreter(model_path=str(path), num_threads=torch.get_num_threads())
-    signature, dtype, lock = interpreter.get_signature_runner(SIGNATURE), np.dtype(notes["ids"]), Lock()
+    runtime = _require_runtime()
+    with _as_engine_errors(f"cannot load {path}"):
+        interpreter = runtime.Interpreter(model_path=str(path), num_threads=torch.get_num_threads())
+        signature = interpreter.get_signature_runner(SIGNATURE)
+    dtype, lock = np.dtype(notes["ids"]), Lock()
 
     def run(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Mapping[str, Tensor]:
         tensors = zip(INPUT_NAMES, (input_ids, attention_mask, token_type_ids), strict=True)
         given = {name: tensor.numpy().astype(dtype) for name, tensor in tensors}
-        with lock:
+        with lock, _as_engine_errors("cannot run the graph"):
             answers = signature(**given)
         return {name: torch.from_numpy(answer) for name, answer in answers.items()}
 
@@ -121,6 +126,18 @@ def _require_runtime() -> Any:
     return require("ai_edge_litert.interpreter", extra="tflite", purpose="run a LiteRT model")
 
 
-def _cannot_convert(error: Exception) -> EngineError:
-    reason = str(error).strip().partition("\n")[0].rstrip(".")
-    return EngineError(f"LiteRT cannot hold this graph: {reason}; choose the format saved_model")
+@contextmanager
+def _as_engine_errors(what: str) -> Iterator[None]:
+    """Turn what LiteRT raises into one sentence."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise EngineError(f"LiteRT {what}: {reason}; export it anew, or install another ai-edge-litert") from error
+
+
+def _converter_error() -> type[Exception]:
+    """What the converter raises."""
+    phase = require("tensorflow.lite.python.convert_phase", extra="tflite", purpose="write a LiteRT model")
+    raised: type[Exception] = phase.ConverterError
+    return raised
