@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-PAGES = ["README.md", "CONTRIBUTING.md", "export/cpp/README.md", *(f"docs/{p.name}" for p in sorted((REPOSITORY / "docs").glob("*.md")))]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "export/cpp/README.md",
+    *(f"docs/{p.name}" for p in sorted((REPOSITORY / "docs").glob("*.md"))),
+]
 CODE = [
     pytest.param(block, id=f"{page}-{number}")
     for page in PAGES

@@ -98,7 +98,7 @@ def test_all_wrong_options_are_told_at_once_and_what_the_module_lacks_with_the_n
     assert "the option ids is 64, expected one of int64, int32" in told
     assert told.endswith(
         "the format tensorrt-rtx has no option colour; it takes ids, workspace_mb, compute_capabilities, "
-        "strip_weights, cuda_graphs"
+        "strip_weights, cuda_graphs, road"
     )
     with pytest.raises(
         ValueError, match=r"compute_capabilities is not for TensorRT: .*hardware_compatible=ampere_plus"

@@ -51,7 +51,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     engines.mkdir()
     native = shutil.ignore_patterns("lib", "bin", "include", "_C.*")
     shutil.copytree(folder / "torch_tensorrt", copy / "torch_tensorrt", ignore=native)
-    first = ("heads", "precisions", "eager_attention", "shapes", "masks", "write", "serialize")
+    first = ("heads", "precisions", "eager_attention", "shapes", "masks", "write", "serialize", "road")
     answers = {}
     for names in ((*first, "left_in_torch", "in_process"), ("read",)):  # what is written is read in a fresh process
         finished = subprocess.run(
@@ -102,6 +102,18 @@ def test_a_fresh_process_reads_it_with_inputs_and_outputs_by_name(found: dict[st
 def test_an_engine_alone_is_bytes(found: dict[str, Any]) -> None:
     kind, size = found["serialize"]
     assert kind == "bytes" and size > 100_000
+
+
+@pytest.mark.slow
+def test_the_row_of_tensorrt_rtx_writes_that_engine_where_its_option_road_says_so(found: dict[str, Any]) -> None:
+    road, notes = found["road"], found["road"]["notes"]
+    assert notes["outputs"] == {"output0": "prediction_logits", "output1": "sop_logits"}
+    assert notes["torch_tensorrt"].startswith("torch-tensorrt-rtx ")
+    assert road["names"] == ["input_ids", "attention_mask", "token_type_ids", "output0", "output1"]
+    assert notes["weights_bytes"] == road["described"]["bytes"] > 100_000  # a made-up engine counts all of its bytes
+    assert road["told"][1] == "Torch-TensorRT: build 63 ops in 1 TensorRT engine"
+    assert road["described"]["written_by"] == "TensorRT-RTX"
+    assert "it is no engine file, or a damaged one" not in road["described"]["reasons"]
 
 
 @pytest.mark.slow

@@ -14,20 +14,21 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from engine_samples import PROFILE, batch_of, differ, eager_answers, small_config
 from torch import Tensor
 
-from albert_fast.batch import ShapeProfile
+from albert_fast.batch import INPUT_NAMES, ShapeProfile
 from albert_fast.capture import capture
 from albert_fast.config import AlbertConfig
-from albert_fast.engine import torch_tensorrt_file, torch_tensorrt_jit
+from albert_fast.engine import machine, tensorrt_build, tensorrt_rtx, torch_tensorrt_file, torch_tensorrt_jit
 from albert_fast.engine.signature import distinct_weight_bytes
 from albert_fast.engine.torch_tensorrt_partition import input_shapes, partition, tuned_for
 from albert_fast.errors import EngineError
@@ -182,6 +183,36 @@ def read(package: Any, folder: Path) -> Any:
 def serialize(package: Any, _: Path) -> Any:
     engine = torch_tensorrt_file.serialize(prepare(program(), "fp16"), **SETTINGS)
     return [type(engine).__name__, len(engine)]
+
+
+class Asked(Kept):
+    """What the notes want to know of an engine."""
+
+    def create_engine_inspector(self) -> Any:
+        return SimpleNamespace(get_engine_information=lambda _: '{"Layers": []}')
+
+    def get_tensor_profile_shape(self, *_: Any) -> list[list[int]]:
+        return [[1, 1], [2, 8], [4, 48]]
+
+    def get_device_memory_size_for_profile_v2(self, _: int) -> int:
+        return 0
+
+
+def road(package: Any, folder: Path) -> Any:
+    """An engine file by the option ``road`` of the row ``tensorrt-rtx``: its notes, and TensorRT-RTX's word on it."""
+    import tensorrt_rtx as module
+
+    path, told = folder / "road.engine", []
+    with (
+        patch.object(machine, "has_device", lambda _: True),
+        patch.object(tensorrt_build, "on", lambda _: nullcontext()),
+        patch.object(module, "Runtime", lambda _: SimpleNamespace(deserialize_cuda_engine=Asked)),
+    ):
+        options = {"road": "torch-tensorrt", "workspace_mb": 1024}
+        settings = {**SETTINGS, "options": options, "tell": told.append}
+        notes = tensorrt_rtx.write(program(), path, **settings).notes
+    held = [name for name in (*INPUT_NAMES, *notes["outputs"], "output2") if name.encode() in path.read_bytes()]
+    return {"notes": notes, "told": told, "names": held, "described": tensorrt_rtx.describe(path)}
 
 
 class WithBessel(torch.nn.Module):

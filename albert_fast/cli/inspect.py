@@ -13,9 +13,13 @@ from albert_fast import ops
 from albert_fast.cli import FAILED, print_json
 from albert_fast.cli.export import summary
 from albert_fast.cli.table import facts, table
-from albert_fast.engine import FORMATS, inspect, machine
+from albert_fast.engine import FORMATS, describe, inspect, machine, manifest_path
+from albert_fast.engine.loader import describable
 from albert_fast.engine.manifest import Manifest, TensorSpec, read_manifest
+from albert_fast.engine.typed_json import to_dataclass
 from albert_fast.pipelines.sources import tokenizer_folder
+
+_SHOWN_ELSEWHERE = ("path", "manifest_path", "manifest", "format")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     engine = Path(arguments.engine)
     if not engine.is_file():
         raise ValueError(f"no engine file at {engine}; make one with albert-fast export")
+    if describable(engine) and not manifest_path(engine).exists():
+        return _without_manifest(engine, as_json=arguments.json)
     found = inspect(engine)
     problems = [found["damage"]] if found["damage"] else found["differences"]
     if arguments.json:
@@ -49,6 +55,30 @@ def run(arguments: argparse.Namespace) -> int:
         shown = [*summary(manifest), ("weights", weights), *_origin(engine, manifest), *_notes(manifest)]
         print(facts([("engine", str(engine)), *shown, ("runs here", verdict)]))
     return FAILED if problems else 0
+
+
+def _without_manifest(engine: Path, *, as_json: bool) -> int:
+    """Print what the file itself tells. It cannot be loaded, so the exit code is 1."""
+    found = describe(engine)
+    problem = f"the manifest {found['manifest_path']} is missing; an engine file is loaded only with it"
+    if found["format"] is None:
+        problem += ", and this one begins like no engine file"
+    problem += ": copy both files, or export anew"
+    if as_json:
+        print_json({**found, "problem": problem})
+        return FAILED
+    shown = [("engine", str(engine))]
+    if found["manifest"] is None:
+        shown.append(("format", found["format"] or "unknown"))
+    else:
+        fields = {**found["manifest"], "file_bytes": found["bytes"]}
+        manifest = to_dataclass(Manifest, fields, "manifest", [])
+        assert manifest is not None, "describe has checked it"
+        shown += [*summary(manifest), *_origin(engine, manifest), *_notes(manifest)]
+    told = {name: value for name, value in found.items() if name not in _SHOWN_ELSEWHERE}
+    shown += [(name.replace("_", " "), _words(value)) for name, value in told.items()]
+    print(facts([*shown, ("runs here", f"no: {problem}")]))
+    return FAILED
 
 
 def this_machine() -> dict[str, object]:

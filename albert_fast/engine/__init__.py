@@ -14,7 +14,7 @@ from albert_fast.engine.builder import build
 from albert_fast.engine.engine import Engine
 from albert_fast.engine.formats import Format
 from albert_fast.engine.live import in_process
-from albert_fast.engine.loader import inspect, load
+from albert_fast.engine.loader import describe, inspect, load
 from albert_fast.engine.manifest import Facts, Manifest, manifest_path, read_manifest
 from albert_fast.engine.measure import MeasuredError, measure
 from albert_fast.engine.table import FORMATS
@@ -27,6 +27,7 @@ __all__ = [
     "Manifest",
     "MeasuredError",
     "build",
+    "describe",
     "in_process",
     "inspect",
     "load",

@@ -25,6 +25,8 @@ from albert_fast.errors import EngineError
 
 SIZE_FACTOR = 1.1
 """An engine file is at most 1.1 times the distinct weights, and the format's ``code_bytes``."""
+EXTRA_BYTES = "extra_bytes"
+"""The note that keeps ``Written.extra_bytes``; there is none where it is 0."""
 STORED_FACTOR, STORED_ALLOWANCE_BYTES = 1.1, 65_536
 """Constants in the file may be this much more than the distinct weights, for alignment and packed layouts."""
 
@@ -75,7 +77,6 @@ def build(
     inputs = signature.input_specs(program, hull(facts.profiles))
     implementation = file_format(row)
     requires = implementation.requirements(device, options or {})
-    limit = size_limit(weight_bytes, row, profiles=len(facts.profiles))
     with files.pending(path) as temporary:
         say(f"compile for {format}")
         started = time.perf_counter()
@@ -83,14 +84,17 @@ def build(
             program, temporary, device=device, profiles=facts.profiles, options=options or {}, tell=say
         )
         notes = _plain({**written.notes, "build_seconds": round(time.perf_counter() - started, 1)})
+        if written.extra_bytes:
+            notes[EXTRA_BYTES] = written.extra_bytes
+        limit = size_limit(weight_bytes, row, profiles=len(facts.profiles), extra_bytes=written.extra_bytes)
         companions = files.companions_of(temporary)
         file_bytes = temporary.stat().st_size + sum(companion.bytes for companion in companions)
         stored_bytes = implementation.stored_weight_bytes(temporary, notes)
         _check_size(format, file_bytes, stored_bytes, weight_bytes, limit)
         say("measure the error against eager")
-        run, measured_on = _runner(implementation, temporary, device, facts, notes, written)
+        run, run_device, measured_on = _runner(implementation, temporary, device, facts, notes, written)
         outputs = signature.output_specs(program)
-        error, dtypes = _prove(run, device, facts, inputs, outputs, references)
+        error, dtypes = _prove(run, run_device, facts, inputs, outputs, references)
         beyond = exceeded(error, budget)
         if beyond:
             raise EngineError(
@@ -135,9 +139,13 @@ def build(
     return manifest
 
 
-def size_limit(weight_bytes: int, row: Format, *, profiles: int = 1) -> int:
-    """The most bytes an engine file of a format may take for so many bytes of distinct weights."""
-    return int(SIZE_FACTOR * weight_bytes) + row.code_bytes * profiles
+def size_limit(weight_bytes: int, row: Format, *, profiles: int = 1, extra_bytes: int = 0) -> int:
+    """The most bytes an engine file of a format may take for so many bytes of distinct weights.
+
+    Args:
+        extra_bytes: what options asked to be in the file beside weights and kernels.
+    """
+    return int(SIZE_FACTOR * weight_bytes) + row.code_bytes * profiles + extra_bytes
 
 
 def held_once(stored_bytes: int, weight_bytes: int) -> bool:
@@ -178,13 +186,13 @@ def _check_size(format: str, file_bytes: int, stored_bytes: int, weight_bytes: i
 
 def _runner(
     implementation: FileFormat, path: Path, device: str, facts: Facts, notes: Mapping[str, Any], written: Written
-) -> tuple[Run, str]:
-    """What answers the references: the file as it is on disk, or its stand-in where this machine cannot run it."""
-    if machine.has_device(device):
-        return implementation.read(path, device=device, profiles=facts.profiles, notes=notes), ENGINE_FILE
-    if written.stand_in is None:
+) -> tuple[Run, str, str]:
+    """What answers the references, on which device, and what it is: the file as it is on disk, or its stand-in."""
+    if written.stand_in is not None:
+        return written.stand_in, "cpu", written.measured_on
+    if not machine.has_device(device):
         raise EngineError(f"the engine cannot be run here, so its error cannot be measured; build it where {device} is")
-    return written.stand_in, written.measured_on
+    return implementation.read(path, device=device, profiles=facts.profiles, notes=notes), device, ENGINE_FILE
 
 
 def _prove(
@@ -198,7 +206,7 @@ def _prove(
     """The error of what ``run`` answers, and the dtypes that it answers in."""
     engine = make_engine(
         run, facts_config=facts.config, head=facts.head, format="", profiles=facts.profiles, outputs=outputs,
-        inputs=inputs, device=device if machine.has_device(device) else "cpu",
+        inputs=inputs, device=device,
     )  # fmt: skip
     answers = [engine(batch) for batch, _ in references]
     error = measure(answers, [reference for _, reference in references])

@@ -51,6 +51,7 @@ class Format:
         builds_without_device: whether a machine without the device can write the file.
         code_bytes: what the file may hold beside the weights, for each profile.
         embeds_manifest: whether the file itself carries the manifest as well.
+        describes: whether a file without its manifest still tells what it is; its module is a ``DescribingFormat``.
         gaps: which dtypes and devices it cannot serve.
     """
 
@@ -67,6 +68,7 @@ class Format:
     builds_without_device: bool = False
     code_bytes: int = 2_000_000
     embeds_manifest: bool = False
+    describes: bool = False
     gaps: tuple[Gap, ...] = ()
 
     def gap(self, dtype: str, device: str) -> str | None:
@@ -91,13 +93,16 @@ class Written:
 
     Attributes:
         notes: for the manifest: what the format chose and measured while building; JSON's types only.
-        stand_in: runs the same graph where the engine's own device is missing; None where there is no such thing.
+        stand_in: runs the same graph on the CPU, where the file cannot be run as it is, for want of its device or of
+            its weights; None where it can, or where there is no such thing.
         measured_on: what the stand-in is, in words: ``"its ONNX graph, by ONNX Runtime on CPU"``.
+        extra_bytes: what options asked to be in the file beside weights and kernels; the size limit grows by it.
     """
 
     notes: dict[str, Any] = field(default_factory=dict)
     stand_in: Run | None = None
     measured_on: str = ENGINE_FILE
+    extra_bytes: int = 0
 
 
 class FileFormat(Protocol):
@@ -143,6 +148,21 @@ class EmbeddingFormat(FileFormat, Protocol):
 
     def embed(self, path: Path, text: str) -> None:
         """Put the manifest, without the file's own hash and size, into the file."""
+        ...
+
+
+class DescribingFormat(FileFormat, Protocol):
+    """What the module of a row with ``describes`` offers beside."""
+
+    def describe(self, path: Path) -> dict[str, Any] | None:
+        """What the file tells without its manifest, JSON's types only; None where it is not of this format.
+
+        ``manifest`` holds the fields of a manifest that the file carries, or None where it carries none.
+
+        Raises:
+            MissingDependencyError: what reads the file is not installed.
+            EngineError: the file cannot be read.
+        """
         ...
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -16,7 +16,7 @@ from albert_fast.batch import ShapeProfile
 from albert_fast.config import AlbertConfig
 from albert_fast.engine import files, machine
 from albert_fast.engine.engine import Engine
-from albert_fast.engine.formats import Format, Run
+from albert_fast.engine.formats import DescribingFormat, Format, Run
 from albert_fast.engine.manifest import Manifest, TensorSpec, manifest_path, read_manifest
 from albert_fast.engine.table import FORMATS, file_format
 from albert_fast.errors import EngineError
@@ -70,7 +70,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
     Raises:
         EngineError: the manifest is missing or damaged.
     """
-    from albert_fast.engine.builder import held_once, size_limit
+    from albert_fast.engine.builder import EXTRA_BYTES, held_once, size_limit
 
     path = Path(path)
     manifest = read_manifest(path)
@@ -78,6 +78,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
     damage = _damage(path, manifest)
     stored = manifest.stored_weight_bytes if damage else file_format(row).stored_weight_bytes(path, manifest.notes)
     differences = machine.differences(manifest.requires) + _missing_device(manifest.device, manifest)
+    profiles, extra_bytes = len(manifest.shape_profiles()), manifest.notes.get(EXTRA_BYTES, 0)
     return {
         **dataclasses.asdict(manifest),
         "path": str(path),
@@ -88,8 +89,41 @@ def inspect(path: str | Path) -> dict[str, Any]:
         "differences": differences,
         "weights_held_once": held_once(stored, manifest.weight_bytes),
         "size_ratio": round(manifest.file_bytes / max(manifest.weight_bytes, 1), 3),
-        "size_limit_bytes": size_limit(manifest.weight_bytes, row, profiles=len(manifest.shape_profiles())),
+        "size_limit_bytes": size_limit(manifest.weight_bytes, row, profiles=profiles, extra_bytes=extra_bytes),
     }
+
+
+def describable(path: str | Path) -> bool:
+    """Whether files that are called like this one tell what they are without their manifest, see ``describe``."""
+    return bool(_describing(Path(path)))
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """What an engine file tells of itself, for one whose manifest is missing; it is not loaded, and cannot be.
+
+    Returns:
+        ``path``, ``manifest_path``, ``bytes``, ``format`` (None where it is no file of ours), ``manifest`` (the fields
+        of a manifest that the file itself carries, without its own hash and size, or None) and what its format finds.
+    Raises:
+        EngineError: the file cannot be read, or files of its kind tell nothing without their manifest.
+        MissingDependencyError: what reads the file is not installed.
+    """
+    path = Path(path)
+    rows = _describing(path)
+    if not rows:
+        raise EngineError(
+            f"the manifest {manifest_path(path)} is missing, and {path} says nothing without it; copy both files, or "
+            "export anew"
+        )
+    try:
+        whole = {"path": str(path), "manifest_path": str(manifest_path(path)), "bytes": path.stat().st_size}
+        for row in rows:
+            found = cast(DescribingFormat, file_format(row)).describe(path)
+            if found is not None:
+                return {**whole, "format": row.name, **found}
+    except OSError as error:
+        raise EngineError(f"the engine file {path} cannot be read ({error.strerror}); check its path") from None
+    return {**whole, "format": None, "manifest": None}
 
 
 def make_engine(
@@ -118,6 +152,10 @@ def make_engine(
         max_choices=dimensions["choices"].maximum if "choices" in dimensions else None,
         manifest=manifest,
     )
+
+
+def _describing(path: Path) -> list[Format]:
+    return [row for row in FORMATS.values() if row.describes and row.suffix == path.suffix]
 
 
 def _missing_device(device: str, manifest: Manifest) -> list[str]:

@@ -56,8 +56,24 @@ def read_embedded(path: str | Path) -> str | None:
         MissingDependencyError: onnx is not installed.
         EngineError: there is no such file, or it is no ONNX graph.
     """
-    found = [entry.value for entry in _load(Path(path)).metadata_props if entry.key == MANIFEST_KEY]
-    return found[-1] if found else None
+    return _embedded(_load(Path(path)))
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """What an ONNX file says of itself.
+
+    Returns:
+        ``opsets``: version of each operator set by its domain; ``stored_weight_bytes``: as ``stored_bytes``;
+        ``manifest``: as ``read_embedded``.
+    Raises:
+        As ``read_embedded``.
+    """
+    model = _load(path)
+    return {
+        "opsets": {opset.domain or "ai.onnx": int(opset.version) for opset in model.opset_import},
+        "stored_weight_bytes": sum(tensor_bytes(tensor) for tensor in tensors(model.graph)),
+        "manifest": _embedded(model),
+    }
 
 
 def tensor_bytes(tensor: Any) -> int:
@@ -77,6 +93,11 @@ def tensors(graph: Any) -> Iterator[Any]:
                 yield attribute.t
             if attribute.HasField("g"):
                 yield from tensors(attribute.g)
+
+
+def _embedded(model: Any) -> str | None:
+    found = [str(entry.value) for entry in model.metadata_props if entry.key == MANIFEST_KEY]
+    return found[-1] if found else None
 
 
 def _load(path: Path) -> Any:

@@ -5,9 +5,11 @@ Other runtimes read the file as well, unless it is in the fused form.
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch.export import ExportedProgram
 from albert_fast.batch import ShapeProfile
 from albert_fast.engine import onnx_file
 from albert_fast.engine.formats import Run, Written
-from albert_fast.engine.manifest import Package, Requirements
+from albert_fast.engine.manifest import Manifest, Package, Requirements
 from albert_fast.engine.onnx_file import embed
 from albert_fast.engine.onnx_fused import fuse
 from albert_fast.engine.onnx_graph import ID_DTYPES, OPSET, require_onnx, to_onnx
@@ -34,7 +36,7 @@ OLDEST_TORCH = "2.11"
 OLDEST_RUNTIME = {False: "1.18.0", True: "1.21.0"}
 """By whether the graph is fused. 1.17 does not know IR version 10; 1.20 adds one row's attention bias to all rows."""
 
-__all__ = ["embed", "read", "requirements", "runs_on", "stored_weight_bytes", "write"]
+__all__ = ["describe", "embed", "read", "requirements", "runs_on", "stored_weight_bytes", "write"]
 
 
 def write(
@@ -85,13 +87,26 @@ def requirements(device: str, options: Mapping[str, Any]) -> Requirements:
     return Requirements(
         torch=OLDEST_TORCH,
         torch_rule="at least",
-        packages=(Package("onnxruntime", OLDEST_RUNTIME[may_be_fused], "at least"),),
+        packages=(Package("onnxruntime or onnxruntime-gpu", OLDEST_RUNTIME[may_be_fused], "at least"),),
     )
 
 
 def runs_on(built_for: str, device: str) -> bool:
     """Everywhere: the file does not depend on the device, only the choice of its form does."""
     return True
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Operator sets, stored bytes, and the manifest in the file's metadata; every ONNX file is of this format.
+
+    Raises:
+        MissingDependencyError: onnx is not installed.
+        EngineError: the file is no ONNX graph, or the manifest in it is damaged or of another schema version.
+    """
+    found = onnx_file.contents(path)
+    text = found["manifest"]
+    manifest = None if text is None else Manifest.from_json(text, name=f"the manifest inside {path}")
+    return {**found, "manifest": None if manifest is None else json.loads(json.dumps(asdict(manifest)))}
 
 
 def _checked(options: Mapping[str, Any], device: str) -> tuple[str, str]:

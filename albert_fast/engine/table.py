@@ -9,8 +9,9 @@ from typing import Literal, cast
 from albert_fast.engine.formats import FileFormat, Format, Gap, InProcessFormat
 
 _IDS = "int64 or int32: dtype of the graph's inputs"
-_TENSORRT_CODE_BYTES = 12_000_000
-"""Kernels of one profile."""
+_TENSORRT_CODE_BYTES = 15_000_000
+"""Kernels of one profile; 24 passes take 13.3 MB in TensorRT-RTX 1.7."""
+_ROAD = "onnx or torch-tensorrt: what lowers the graph; torch-tensorrt needs Torch-TensorRT, a GPU and one profile"
 
 _ROWS = (
     Format(
@@ -44,6 +45,7 @@ _ROWS = (
             "fused": "no, yes or auto: whether attention and LayerNorms are ONNX Runtime's own operators",
         },
         embeds_manifest=True,
+        describes=True,
         gaps=(
             Gap(
                 "bfloat16",
@@ -86,7 +88,7 @@ _ROWS = (
         ("cuda",),
         "tuned by NVIDIA TensorRT 10 or 11 on the GPU that will run it",
         extra="tensorrt",
-        imports=("tensorrt", "onnx", "onnxscript"),
+        imports=("tensorrt", "onnx", "onnxscript", "onnxruntime"),
         options={
             "ids": _IDS,
             "workspace_mb": "most scratch memory of a kernel, in MB; TensorRT's own limit unless given",
@@ -96,9 +98,11 @@ _ROWS = (
             "strip_weights": "true or false: leave the weights out, to be put in by refitting",
             "optimization_level": "0 (built fastest) to 5 (searched longest); TensorRT's own, 3, unless given",
             "cuda_graphs": "true or false: whether the loaded engine records CUDA graphs of shapes it meets often",
+            "road": _ROAD,
         },
         many_profiles=True,
         code_bytes=_TENSORRT_CODE_BYTES,
+        describes=True,
     ),
     Format(
         "tensorrt-rtx",
@@ -115,10 +119,12 @@ _ROWS = (
             "compute_capabilities": 'GPU kinds to build for, ["8.6", "8.9", "12.0"]; all from Ampere on unless given',
             "strip_weights": "true or false: leave the weights out, to be put in by refitting; needs a driver",
             "cuda_graphs": "true or false: whether the loaded engine records CUDA graphs of shapes it meets often",
+            "road": _ROAD,
         },
         many_profiles=True,
         builds_without_device=True,
         code_bytes=_TENSORRT_CODE_BYTES,
+        describes=True,
     ),
     Format(
         "torch-tensorrt",
@@ -137,7 +143,7 @@ _ROWS = (
             "timing_cache": "file in which TensorRT keeps its timings for the next build; TensorRT-RTX has none",
             "engine_cache": "folder in which engines are kept for the next build; they are then built refittable",
         },
-        code_bytes=_TENSORRT_CODE_BYTES,
+        code_bytes=12_000_000,
     ),
     Format("eager", "in-process", "", "albert_fast.engine.eager", ("cpu", "cuda"), "the model as it is, uncompiled"),
     Format(

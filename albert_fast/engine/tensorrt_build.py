@@ -81,7 +81,7 @@ def build(
     Raises:
         EngineError: TensorRT cannot parse the graph or build it; the message names the node or layer.
     """
-    with _on(device), listeners(module).build() as record:
+    with on(device), listeners(module).build() as record:
         try:
             builder = module.Builder(logger(module))
         except TypeError as error:  # pybind's words for a null pointer
@@ -101,7 +101,7 @@ def build(
         config.progress_monitor = monitor
 
         def serialize() -> Any:
-            with _on(device):
+            with on(device):
                 return builder.build_serialized_network(network, config)
 
         engine = _watched(serialize, words, monitor, lambda text: tell(f"{flavour.title}: {text}"))
@@ -124,7 +124,7 @@ def _shapes(profile: ShapeProfile, middle: Sequence[tuple[int, ...]]) -> Shapes:
 
 
 @contextmanager
-def _on(device: str) -> Iterator[None]:
+def on(device: str) -> Iterator[None]:
     """TensorRT works on the current CUDA device of its thread; without a GPU there is none."""
     if not machine.has_device(device):
         yield
@@ -231,8 +231,11 @@ def _ask(module: Any, engine: Any) -> tuple[list[int], list[tensorrt_layers.Laye
     """Weight bytes and layers, from the engine itself; needs a GPU."""
     runtime = module.Runtime(logger(module))
     loaded = runtime.deserialize_cuda_engine(memoryview(engine))
-    if loaded is None:
-        return [], []
+    return ([], []) if loaded is None else inspected(module, loaded)
+
+
+def inspected(module: Any, loaded: Any) -> tuple[list[int], list[tensorrt_layers.Layer]]:
+    """Weight bytes (empty where the release does not tell them) and layers of a deserialized engine."""
     stat = getattr(module, "EngineStat", None)
     weights = [] if stat is None else [int(loaded.get_engine_stat(stat.TOTAL_WEIGHTS_SIZE))]
     text = loaded.create_engine_inspector().get_engine_information(module.LayerInformationFormat.JSON)
@@ -259,5 +262,6 @@ def notes_of(
         "version_compatible": options.version_compatible,
         "weights": "stripped" if options.strip_weights else "included",
         "cuda_graphs": options.cuda_graphs,
+        "road": options.road,
         **facts,
     }

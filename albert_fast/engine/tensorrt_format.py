@@ -11,17 +11,20 @@ import torch
 from torch.export import ExportedProgram
 
 from albert_fast.batch import ShapeProfile
-from albert_fast.engine import machine, signature, tensorrt_build
+from albert_fast.engine import machine, signature, tensorrt_build, tensorrt_by_torch
 from albert_fast.engine.formats import Written
 from albert_fast.engine.manifest import Package, Requirements
 from albert_fast.engine.onnx_graph import require_onnx
 from albert_fast.engine.onnx_runtime import require_onnx_runtime, stand_in
 from albert_fast.engine.tensorrt_modules import Flavour, default_capabilities, distribution_of, load
-from albert_fast.engine.tensorrt_options import Options, check_for_module, read_options
+from albert_fast.engine.tensorrt_options import TORCH_ROAD, Options, check_for_module, read_options
 from albert_fast.engine.tensorrt_refit import weights_digest
 
 OLDEST_TORCH = "2.11.0"
 """Of torch an engine uses tensors and streams only, so any release of it that this project supports will do."""
+LEAN_RUNTIME_BYTES = 64_000_000
+"""What a version-compatible engine may hold beside: TensorRT's lean runtime, tens of MB. An allowance, unmeasured: such
+an engine needs a GPU to build."""
 
 
 def write(
@@ -34,19 +37,28 @@ def write(
     options: Mapping[str, Any],
     tell: Callable[[str], None],
 ) -> Written:
-    """Build an engine file; see ``tensorrt_options.Options`` and ``tensorrt_build.build``.
+    """Build an engine file; see ``tensorrt_options.Options``, ``tensorrt_build.build`` and ``tensorrt_by_torch``.
 
     Where the engine cannot be run, for want of a GPU or of its weights, its ONNX graph stands in for it, run by ONNX
     Runtime on CPU.
 
     Raises:
         ValueError: wrong options, or options that the module or this machine lacks; all in one message.
-        MissingDependencyError: the module, onnx or, for the stand-in, onnxruntime is not installed.
+        MissingDependencyError: the module, onnx, onnxruntime for the stand-in, or Torch-TensorRT for the road through
+            it is not installed.
         EngineError: TensorRT cannot build the graph.
     """
     asked = read_options(flavour, options)
+    if asked.road == TORCH_ROAD:
+        tensorrt_by_torch.check(flavour, device=device, profiles=profiles)
     module = load(flavour, f"build a {flavour.title} engine")
     check_for_module(flavour, module, asked, signature.weight_dtype(program))
+    if asked.road == TORCH_ROAD:
+        notes = tensorrt_by_torch.build(
+            flavour, module, program, path, device=device, profiles=profiles, options=asked, tell=tell
+        )
+        _tell_scratch(flavour, notes, tell)
+        return Written(notes)
     _check_for_machine(flavour, asked)
     require_onnx()
     needs_stand_in = asked.strip_weights or not machine.has_device(device)
@@ -56,15 +68,15 @@ def write(
     tell(f"{flavour.title}: write the ONNX graph")
     model = tensorrt_build.graph_of(program, asked)
     facts = tensorrt_build.build(flavour, module, model, path, device=device, shapes=shapes, options=asked, tell=tell)
-    if facts["activation_bytes"]:
-        tell(f"{flavour.title}: running it takes {max(facts['activation_bytes']) / 1e6:.0f} MB of scratch memory")
+    _tell_scratch(flavour, facts, tell)
     notes = tensorrt_build.notes_of(flavour, module, asked, shapes, facts)
     if asked.strip_weights:
         notes["weights_sha256"] = weights_digest(model)
+    extra_bytes = LEAN_RUNTIME_BYTES if asked.version_compatible else 0
     if not needs_stand_in:
-        return Written(notes)
+        return Written(notes, extra_bytes=extra_bytes)
     run, words = stand_in(model)
-    return Written(notes, run, words)
+    return Written(notes, run, words, extra_bytes)
 
 
 def stored_weight_bytes(path: Path, notes: Mapping[str, Any]) -> int:
@@ -101,6 +113,11 @@ def requirements(flavour: Flavour, device: str, options: Mapping[str, Any]) -> R
 def runs_on(built_for: str, device: str) -> bool:
     """On CUDA."""
     return built_for == torch.device(device).type == "cuda"
+
+
+def _tell_scratch(flavour: Flavour, facts: Mapping[str, Any], tell: Callable[[str], None]) -> None:
+    if facts["activation_bytes"]:
+        tell(f"{flavour.title}: running it takes {max(facts['activation_bytes']) / 1e6:.0f} MB of scratch memory")
 
 
 def _check_for_machine(flavour: Flavour, options: Options) -> None:

@@ -29,6 +29,7 @@ class Flavour:
         title: what its owner calls it.
         minimum: the oldest release that has the API that is used here.
         distribution: what ``pip`` installs where the module does not say which distribution it belongs to.
+        torch_tensorrt: the distribution of Torch-TensorRT that drives it.
         magic: the first bytes of its engine files.
         portable: whether an engine file runs on every GPU kind of a list, and can be built without a GPU.
         lacks: options that this module does not have: why, and what to do instead.
@@ -39,6 +40,7 @@ class Flavour:
     title: str
     minimum: tuple[int, ...]
     distribution: str
+    torch_tensorrt: str
     magic: bytes
     portable: bool
     lacks: Mapping[str, str]
@@ -50,6 +52,7 @@ TENSORRT = Flavour(
     "TensorRT",
     (10, 1),
     "tensorrt",
+    "torch-tensorrt",
     b"ftrt",
     portable=False,
     lacks={
@@ -63,6 +66,7 @@ TENSORRT_RTX = Flavour(
     "TensorRT-RTX",
     (1, 2),
     "tensorrt-rtx-cu13",
+    "torch-tensorrt-rtx",
     b"vtrt",
     portable=True,
     lacks={

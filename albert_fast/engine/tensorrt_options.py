@@ -12,6 +12,15 @@ from albert_fast.engine.tensorrt_modules import CAPABILITY, TURING_AND_OLDER, Fl
 
 HARDWARE_LEVELS = ("none", "ampere_plus", "same_compute_capability")
 MAX_OPTIMIZATION_LEVEL = 5
+ONNX_ROAD, TORCH_ROAD = "onnx", "torch-tensorrt"
+_NOT_BY_TORCH = {
+    "ids": "its engines take the program's own int64 ids",
+    "version_compatible": "it leaves out the runtime that such an engine needs",
+    "hardware_compatible": "it builds for the GPU of this machine",
+    "compute_capabilities": "it names no GPU kinds to TensorRT-RTX, which then builds for all from Ampere on",
+    "strip_weights": "an engine without weights is refitted from an ONNX graph, and there is none",
+}
+"""Options that the road through Torch-TensorRT does not take, and why."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,7 @@ class Options:
         strip_weights: leave the weights out; ``refit`` puts them in.
         optimization_level: 0 (built fastest) to 5 (searched longest); None is TensorRT's own, 3.
         cuda_graphs: whether a loaded engine records CUDA graphs of the shapes it meets often.
+        road: what lowers the graph: ``"onnx"``, or ``"torch-tensorrt"``, which takes fewer of the other options.
     """
 
     ids: str = "int64"
@@ -39,6 +49,7 @@ class Options:
     strip_weights: bool = False
     optimization_level: int | None = None
     cuda_graphs: bool = True
+    road: str = ONNX_ROAD
 
 
 def read_options(flavour: Flavour, values: Mapping[str, Any]) -> Options:
@@ -58,6 +69,12 @@ def read_options(flavour: Flavour, values: Mapping[str, Any]) -> Options:
                 read[name] = _READERS[name](value)
             except ValueError as error:
                 problems.append(f"the option {name} is {value!r}, expected {error}")
+    if read.get("road") == TORCH_ROAD:
+        problems += [
+            f"the option {name} is not for road={TORCH_ROAD}: {reason}; leave it or road out"
+            for name, reason in _NOT_BY_TORCH.items()
+            if read.get(name, getattr(Options, name)) != getattr(Options, name)
+        ]
     if problems:
         raise ValueError("; ".join(problems))
     return Options(**read)
@@ -161,4 +178,5 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "strip_weights": _boolean,
     "optimization_level": _whole_number(0, MAX_OPTIMIZATION_LEVEL),
     "cuda_graphs": _boolean,
+    "road": _one_of(ONNX_ROAD, TORCH_ROAD),
 }

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from albert_fast.engine.tensorrt_log import listeners, logger
-from albert_fast.engine.tensorrt_modules import TENSORRT, TENSORRT_RTX, Flavour
+from albert_fast.engine.tensorrt_modules import TENSORRT, TENSORRT_RTX, Flavour, load
+from albert_fast.errors import MissingDependencyError
 
 HEADER_BYTES = 64
 _DIAGNOSTICS = {
@@ -27,19 +28,40 @@ def probe(flavour: Flavour, module: Any, path: Path) -> dict[str, Any]:
         ``bytes``: the file's size. ``written_by``: the module whose file it is, by its first bytes, or None.
         ``loads_here``: True, False, or None where the module cannot tell. ``reasons``: why not, in words.
     """
-    with path.open("rb") as stream:
-        header = stream.read(HEADER_BYTES)
+    header = _header(path)
     written_by = next((one.title for one in (TENSORRT, TENSORRT_RTX) if header.startswith(one.magic)), None)
-    with listeners(module).this_thread():
-        runtime = module.Runtime(logger(module))
-        told = hasattr(runtime, "get_engine_validity")
-        reasons = why_invalid(module, runtime, header)
+    with listeners(module).this_thread() as record:
+        try:
+            runtime = module.Runtime(logger(module))
+        except TypeError:  # pybind's words for a null pointer
+            told, reasons = True, record.errors() or ["TensorRT does not start here, for want of a GPU or its driver"]
+        else:
+            told, reasons = hasattr(runtime, "get_engine_validity"), why_invalid(module, runtime, header)
     return {
         "bytes": path.stat().st_size,
         "written_by": written_by,
         "loads_here": not reasons if told else None,
         "reasons": reasons,
     }
+
+
+def describe(flavour: Flavour, path: Path) -> dict[str, Any] | None:
+    """What ``probe`` finds, where the first bytes are the flavour's; None where they are not.
+
+    Where the module is not installed, that is why the file does not load here. An engine carries no manifest.
+    """
+    if not _header(path).startswith(flavour.magic):
+        return None
+    try:
+        found = probe(flavour, load(flavour, f"load a {flavour.title} engine"), path)
+    except MissingDependencyError as error:
+        found = {"written_by": flavour.title, "loads_here": False, "reasons": [str(error)]}
+    return {**found, "manifest": None}
+
+
+def _header(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(HEADER_BYTES)
 
 
 def why_invalid(module: Any, runtime: Any, data: bytes) -> list[str]:

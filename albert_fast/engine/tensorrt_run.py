@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -65,7 +66,8 @@ def read(
         )
     gpu = Gpu(device)
     engine = load_engine(flavour, module, path, gpu, trusted=bool(notes.get("version_compatible")))
-    return TensorRTRun(flavour, module, engine, profiles, gpu, cuda_graphs=bool(notes.get("cuda_graphs", True)))
+    graphs, names = bool(notes.get("cuda_graphs", True)), notes.get("outputs", {})
+    return TensorRTRun(flavour, module, engine, profiles, gpu, cuda_graphs=graphs, output_names=names)
 
 
 def load_engine(flavour: Flavour, module: Any, path: Path, gpu: Gpu, *, trusted: bool = False) -> Any:
@@ -109,6 +111,7 @@ class TensorRTRun:
         profiles: those that the engine was built for, in that order.
         gpu: where it runs; the tests put a CPU in its place.
         cuda_graphs: whether shapes that come often are replayed.
+        output_names: what the caller calls the engine's outputs; empty where the engine calls them the same.
     """
 
     def __init__(
@@ -120,9 +123,10 @@ class TensorRTRun:
         gpu: Gpu,
         *,
         cuda_graphs: bool,
+        output_names: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._flavour, self._module, self._engine, self._profiles, self._gpu = flavour, module, engine, profiles, gpu
-        self._cuda_graphs = cuda_graphs
+        self._cuda_graphs, self._output_names = cuda_graphs, dict(output_names)
         self._lock = threading.Lock()
         self._counts: OrderedDict[tuple[int, ...], int] = OrderedDict()
         self._often: OrderedDict[tuple[int, ...], _Often] = OrderedDict()
@@ -136,6 +140,11 @@ class TensorRTRun:
             )
         self._id_dtype = self._dtype_of(INPUT_NAMES[0])
         self._outputs = {name: self._dtype_of(name) for name in names if name not in INPUT_NAMES}
+        if output_names and output_names.keys() != self._outputs.keys():
+            raise EngineError(
+                f"the engine has the outputs {', '.join(self._outputs)}, expected {', '.join(output_names)}: file and "
+                "manifest do not belong together; export anew"
+            )
         with gpu.selected(), listeners(module).this_thread() as record:
             self._runtime_config = self._make_runtime_config()
             with gpu.after_caller() as stream:
@@ -161,14 +170,17 @@ class TensorRTRun:
             inputs = [self._ready(tensor) for tensor in (input_ids, attention_mask, token_type_ids)]
             often = self._kept(shape)
             if often is not None:
-                return self._again(often, shape, inputs, record)
+                return self._named(self._again(often, shape, inputs, record))
             context = self._contexts[index]
             outputs = self._bind(context, shape, inputs, None, record)
             with self._gpu.after_caller() as stream:
                 self._launch(context, stream, record)
                 if self._is_often(shape, outputs):
                     self._keep(index, shape, stream, record)
-            return outputs
+            return self._named(outputs)
+
+    def _named(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {self._output_names.get(name, name): tensor for name, tensor in outputs.items()}
 
     def _ready(self, tensor: Tensor) -> Tensor:
         ready = tensor.to(self._id_dtype).contiguous()

@@ -46,6 +46,7 @@ from albert_fast.engine.torch_tensorrt_settings import requirements as needs
 from albert_fast.errors import EngineError
 
 _DEFLATE_LEVEL = 6
+_REMEDY = "choose another precision or attention, or let PyTorch run it with require_full_compilation=false"
 
 
 def write(
@@ -70,7 +71,7 @@ def write(
     program = moved(program, device)
     with TemporaryDirectory(prefix="albert-fast-") as scratch, tuned_for(program, profile):
         arguments = _arguments(package.dynamo.compile, settings, scratch, device)
-        divided = _divide(package, program, profile, arguments, settings, tell)
+        divided = _divide(package, program, profile, arguments, settings, tell, remedy=_REMEDY)
         tell(f"build {divided}")
         inputs, whole = input_shapes(package, program, profile), settings.require_full_compilation
         with _failing_in_words():
@@ -118,7 +119,8 @@ def serialize(
     program = moved(program, device)
     with TemporaryDirectory(prefix="albert-fast-") as scratch, tuned_for(program, profile):
         arguments = _arguments(package.dynamo.compile, settings, scratch, device)
-        tell(f"build {_divide(package, program, profile, arguments, settings, tell)}")
+        remedy = "choose another precision or attention, or build the engine from the ONNX graph"
+        tell(f"build {_divide(package, program, profile, arguments, settings, tell, remedy=remedy)}")
         convert = package.dynamo.convert_exported_program_to_serialized_trt_engine
         arguments = _arguments(convert, settings, scratch, device)
         with _failing_in_words():
@@ -195,13 +197,12 @@ def _divide(
     arguments: Mapping[str, Any],
     settings: Settings,
     tell: Callable[[str], None],
+    *,
+    remedy: str,
 ) -> Partition:
     tell("divide the graph between TensorRT and PyTorch")
     divided = partition(package, program, profile, arguments)
-    divided.check(
-        in_torch_allowed=not settings.require_full_compilation,
-        remedy="choose another precision or attention, or let PyTorch run it with require_full_compilation=false",
-    )
+    divided.check(in_torch_allowed=not settings.require_full_compilation, remedy=remedy)
     return divided
 
 
@@ -213,7 +214,8 @@ def _failing_in_words() -> Iterator[None]:
     except (AssertionError, RuntimeError) as error:
         raise EngineError(
             f"TensorRT built no engine ({str(error) or type(error).__name__}); its own messages in this process's log "
-            "say why. Where it ran out of memory, give a smaller profile or the option workspace_bytes"
+            "say why. Where it ran out of memory, give a smaller profile or the option workspace_bytes "
+            "(workspace_mb of the TensorRT formats)"
         ) from error
 
 
