@@ -158,6 +158,23 @@ def test_the_file_holds_each_weight_once(format: str) -> None:
 
 
 @both
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_trained_layer_norms_do_not_make_copies_of_weights(format: str, precision: str, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    model = HEADS["masked-lm"].model_class(small_config(vocab_size=4000, embedding_size=32)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # 1 and 0, as they start, can be folded into anything unseen
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    text_only = batch_of(1, 9)
+    manifest = build(
+        prepare(capture(model, PROFILE), precision), tmp_path / f"engine{FORMATS[format].suffix}", format=format,
+        facts=facts(model), references=[(text_only, eager_answers(model, text_only))],
+        budget=PRECISIONS[precision].budget,
+    )  # fmt: skip
+    assert manifest.stored_weight_bytes <= 1.03 * manifest.weight_bytes
+
+
+@both
 @pytest.mark.parametrize("ids", ["int32", "int64"])
 def test_ids_may_be_of_either_dtype(format: str, ids: str, tmp_path: Path) -> None:
     path = tmp_path / f"engine{FORMATS[format].suffix}"

@@ -24,9 +24,14 @@ def _linear(tf: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 
 
 def _layer_norm(tf: Any, x: Tensor, shape: Sequence[int], weight: Tensor, bias: Tensor, eps: float, *_: Any) -> Tensor:
+    """LayerNorm over the last dimension.
+
+    The weight meets the inverse deviation first: a product with a constant, last, would be folded by LiteRT's converter
+    into the weights of every linear map that follows, a second copy of a matrix that other passes use as it is.
+    """
     centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
     variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
-    return centred * tf.math.rsqrt(variance + tf.constant(eps, x.dtype)) * weight + bias
+    return centred * (tf.math.rsqrt(variance + tf.constant(eps, x.dtype)) * weight) + bias
 
 
 def _attention(
