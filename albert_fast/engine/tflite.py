@@ -99,7 +99,8 @@ def stored_weight_bytes(path: Path, notes: Mapping[str, Any]) -> int:
     model = schema.Model.GetRootAs(path.read_bytes(), 0)
     graphs = [model.Subgraphs(index) for index in range(model.SubgraphsLength())]
     used = {graph.Tensors(index).Buffer() for graph in graphs for index in range(graph.TensorsLength())}
-    return sum(model.Buffers(index).DataLength() for index in used)
+    buffers = [model.Buffers(index) for index in used]
+    return sum(buffer.DataLength() or buffer.Size() for buffer in buffers)  # large files keep them behind the graph
 
 
 def requirements(device: str, options: Mapping[str, Any]) -> Requirements:
