@@ -65,13 +65,13 @@ def test_everything_that_decides_what_is_in_the_file_makes_a_new_one(
     compiled(checkpoint, tmp_path)
     assert len(engine_files(tmp_path)) == 1
     for number, changes in enumerate(
-        (dict(profile="1x1:2x8:4x16"), dict(attention="eager"), dict(head="base"), dict(precision="bf16")), 2
+        (dict(profile="1x1:2x8:4x16"), dict(attention="eager"), dict(precision="bf16")), 2
     ):
         compiled(checkpoint, tmp_path, **changes)
         assert len(engine_files(tmp_path)) == number, changes
     monkeypatch.setattr(machine, "versions", lambda: {"torch": "another"})
     compiled(checkpoint, tmp_path)
-    assert len(engine_files(tmp_path)) == 6
+    assert len(engine_files(tmp_path)) == 5
 
 
 def test_a_live_model_is_compiled_by_its_weights_and_left_as_it_was(tmp_path: Path, stages: list[str]) -> None:

@@ -282,3 +282,16 @@ def test_layers_are_counted_from_the_inspectors_json_of_either_release() -> None
     }
     names_only = tensorrt_layers.inspected_layers(json.dumps({"Layers": ["a", "b"]}))
     assert tensorrt_layers.summary(names_only)["layers"] == 2
+
+
+def test_a_gpu_of_another_kind_than_the_file_is_built_for_does_not_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = module_of("tensorrt_rtx", "1.7.1")
+    monkeypatch.setattr(tensorrt_format.machine, "has_device", lambda device: True)
+    for kind, flavour, options, runs in (
+        ("9.0", TENSORRT_RTX, Options(), False),
+        ("8.9", TENSORRT_RTX, Options(), True),
+        ("8.9", TENSORRT_RTX, Options(compute_capabilities=("12.0",)), False),
+        ("9.0", TENSORRT, Options(), True),
+    ):
+        monkeypatch.setattr(tensorrt_format.machine, "compute_capability", lambda kind=kind: kind)
+        assert tensorrt_format._runs_here(flavour, module, options, "cuda") is runs

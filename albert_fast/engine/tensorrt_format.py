@@ -61,7 +61,7 @@ def write(
         return Written(notes)
     _check_for_machine(flavour, asked)
     require_onnx()
-    needs_stand_in = asked.strip_weights or not machine.has_device(device)
+    needs_stand_in = asked.strip_weights or not _runs_here(flavour, module, asked, device)
     if needs_stand_in:
         require_onnx_runtime()
     shapes = tensorrt_build.profile_shapes(program, profiles)
@@ -118,6 +118,14 @@ def runs_on(built_for: str, device: str) -> bool:
 def _tell_scratch(flavour: Flavour, facts: Mapping[str, Any], tell: Callable[[str], None]) -> None:
     if facts["activation_bytes"]:
         tell(f"{flavour.title}: running it takes {max(facts['activation_bytes']) / 1e6:.0f} MB of scratch memory")
+
+
+def _runs_here(flavour: Flavour, module: Any, options: Options, device: str) -> bool:
+    """Whether this machine has a GPU that the engine is built for; a portable module builds for a list of kinds."""
+    if not machine.has_device(device):
+        return False
+    kinds = options.compute_capabilities or default_capabilities(module)
+    return not flavour.portable or machine.compute_capability() in kinds
 
 
 def _check_for_machine(flavour: Flavour, options: Options) -> None:

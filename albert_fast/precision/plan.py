@@ -60,7 +60,7 @@ def decide(graph: Graph, half: torch.dtype, keep_float32: Sequence[str] = ()) ->
     for node in floating:
         row = rows.get(node)
         if row is None:
-            stays = node in kept or _only_float32_reads(node, rows, raised)
+            stays = _only_float32_reads(node, rows, raised)
             plan.computed[node] = plan.given[node] = torch.float32 if stays else half
         elif row is Runs.AS_GIVEN:
             source = next(source for source in node.all_input_nodes if is_floating(source))

@@ -18,6 +18,7 @@ from albert_fast.batch import ShapeProfile, hull
 from albert_fast.capture import capture
 from albert_fast.config import AlbertConfig
 from albert_fast.engine import Facts, Manifest, files, machine, manifest_path, measure
+from albert_fast.engine.formats import ENGINE_FILE
 from albert_fast.engine.measure import exceeded
 from albert_fast.errors import EngineError, MissingDependencyError
 from albert_fast.heads import HEADS, head_of
@@ -120,7 +121,7 @@ def export_source(source: Source, recipe: Recipe, output: Path, tell: Progress) 
             program, temporary, format=recipe.format, facts=facts, references=references, budget=budget,
             device=device, options=recipe.options, progress=tell,
         )  # fmt: skip
-        if here:
+        if manifest.measured_on == ENGINE_FILE:
             tell("verifying the file as it will be loaded")
             _verify(temporary, device, references, recipe.precision)
         kept = tokenizer_folder(output) if source.tokenizer is not None else None
