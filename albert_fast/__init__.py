@@ -33,17 +33,25 @@ _PUBLIC = {
     "EngineError": "albert_fast.errors",
     "MissingDependencyError": "albert_fast.errors",
 }
+# Apart from the others, since asking for one imports TensorFlow, which `from albert_fast import *` must not.
+_TENSORFLOW = {
+    "TFAlbertModel": "albert_fast.tensorflow",
+    "TFAlbertForMaskedLM": "albert_fast.tensorflow",
+    "TFAlbertForSequenceClassification": "albert_fast.tensorflow",
+}
 __all__ = [*_PUBLIC, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'albert_fast' has no attribute {name!r}; it has {', '.join(_PUBLIC)}")
-    return getattr(import_module(_PUBLIC[name]), name)
+    module = _PUBLIC.get(name) or _TENSORFLOW.get(name)
+    if module is None:
+        known = ", ".join([*_PUBLIC, *_TENSORFLOW])
+        raise AttributeError(f"module 'albert_fast' has no attribute {name!r}; it has {known}")
+    return getattr(import_module(module), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_TENSORFLOW])
 
 
 if TYPE_CHECKING:
@@ -67,4 +75,7 @@ if TYPE_CHECKING:
     from albert_fast.recipe import Recipe as Recipe
     from albert_fast.recipe import compile as compile
     from albert_fast.recipe import export as export
+    from albert_fast.tensorflow.models import TFAlbertForMaskedLM as TFAlbertForMaskedLM
+    from albert_fast.tensorflow.models import TFAlbertForSequenceClassification as TFAlbertForSequenceClassification
+    from albert_fast.tensorflow.models import TFAlbertModel as TFAlbertModel
     from albert_fast.tokenizer import AlbertTokenizer as AlbertTokenizer

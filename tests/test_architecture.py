@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": FACTS | {"attention", "functional", "outputs", "pretrained"},
     "heads": FACTS | {"functional", "losses", "model", "outputs", "pretrained"},
     "live_model": FACTS | {"checkpoint", "heads", "model", "pretrained"},
+    "tensorflow": FACTS,  # the same model in another framework: it shares weights and names, not arithmetic
     # third: transforms
     "capture": FACTS | {"heads", "pretrained"},
     "precision": FACTS,
@@ -53,6 +54,7 @@ MAY_IMPORT_ON_USE: dict[str, set[str]] = {
     "config": {"checkpoint"},  # from_pretrained of a hub name
     "pretrained": {"checkpoint"},  # from_pretrained and save_pretrained
     "engine": {"functional", "heads", "model", "pretrained"},  # only live.py and inductor.py, which take a live model
+    "tensorflow": {"checkpoint", "heads", "pretrained"},  # weights in and out, and the PyTorch classes' parameter names
     "tokenizer": {"checkpoint"},  # a hub name's folder
     "pipelines": {"live_model"},
     "recipe": {"live_model", "pretrained", "tokenizer"},
