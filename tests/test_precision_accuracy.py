@@ -74,4 +74,4 @@ def test_accuracy_is_within_half_a_point_of_float32(name: str) -> None:
 
 
 def test_nothing_in_the_embedded_model_overflows_float16() -> None:
-    assert overflowing(program(), texts_and_labels()[0][:2]) == {}
+    assert overflowing(program(), texts_and_labels()[0][:5:4]) == {}
