@@ -72,7 +72,7 @@ $(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
 # What testing, linting and benchmarking need beyond that.
 $(VENV)/.dev: $(VENV)/.run
 	@echo "installing what the tests need"
-	@$(PIP) -c constraints.txt --no-build-isolation --editable '.[dev,hub,bench,tensorflow,onnx$(RTX)]'
+	@$(PIP) -c constraints.txt --no-build-isolation --editable '.[dev,hub,bench,tensorflow,tflite,onnx$(RTX)]'
 	@touch $@
 
 # Importing it would put its own TensorRT-RTX in the place of the one that .venv holds, so only subprocesses of the
