@@ -60,8 +60,8 @@ def _cell(row: dict[str, Any], baseline: str) -> str:
 
 
 def shares(document: dict[str, Any], model: str) -> list[str]:
-    """Achieved share of the machine's own matrix-product rate."""
-    rows = [row for row in document["rows"] if row["model"] == model]
+    """Achieved share of the machine's own float32 matrix-product rate, of the engines in float32."""
+    rows = [row for row in document["rows"] if row["model"] == model and row["precision"] == "fp32"]
     shapes = list(dict.fromkeys((row["batch"], row["length"]) for row in rows))
     ceiling = rows[0]["ceiling_gflop_per_s"]
     lines = [
@@ -159,10 +159,18 @@ def support() -> list[str]:
     return [*lines, "", *(f"{number}. {reason}." for reason, number in reasons.items())]
 
 
+def runner() -> list[str]:
+    """From starting a process to its first line of output."""
+    document = read("cpp_runner.json")
+    lines = ["| from process start to the first line | p50 ms | p95 ms |", "|---|---:|---:|"]
+    return lines + [f"| {n} | {ms['p50']:.0f} | {ms['p95']:.0f} |" for n, ms in document["first_line_ms"].items()]
+
+
 TABLES: dict[str, Callable[[], list[str]]] = {
     "engines": readme,
     "performance": performance,
     "tokenizer": tokenizer,
+    "runner": runner,
     "embedded": embedded,
     "formats": formats,
     "options": options,

@@ -18,7 +18,7 @@ import torch
 from torch.export import ExportedProgram
 
 from albert_fast.batch import ShapeProfile
-from albert_fast.engine import cpu_prepack, machine
+from albert_fast.engine import cpu_prepack, machine, signature
 from albert_fast.engine.exported_program import moved
 from albert_fast.engine.formats import Run, Written
 from albert_fast.engine.manifest import Requirements
@@ -99,7 +99,7 @@ def _choose_linear(program: ExportedProgram, asked: str, profile: ShapeProfile) 
         )
     if asked != "auto" or not possible:
         return {"chosen": asked if possible else "plain", "ratio": None, "asked": asked}
-    dtype = next(iter(program.state_dict.values())).dtype
+    dtype = getattr(torch, signature.weight_dtype(program))
     ratio = cpu_prepack.measure_speedup(weights, profile.opt_batch * profile.opt_length, dtype)
     chosen = "packed" if ratio >= cpu_prepack.PACKED_PAYS_FROM else "plain"
     return {"chosen": chosen, "ratio": round(ratio, 3), "asked": asked}

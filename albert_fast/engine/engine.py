@@ -66,8 +66,8 @@ class Engine:
             batch: ids int64 or int32, ``[batch, length]`` (multiple choice ``[batch, choices, length]``), on any
                 device; the mask in any dtype, nonzero where there is text. Missing parts are filled in.
         Returns:
-            Outputs by name, in the engine's dtype, on the engine's device. They need no gradient. Where the batch ran
-            in pieces, per-token outputs behind the end of a piece's longest text hold 0.
+            Outputs by name, float32 in every precision that ``export`` offers, on the engine's device. They need no
+            gradient. Where the batch ran in pieces, per-token outputs behind the end of a piece's longest text hold 0.
         Raises:
             ValueError: texts longer than the profile, ids outside the vocabulary, a wrong dtype or rank; all problems
                 at once, before any work is done.

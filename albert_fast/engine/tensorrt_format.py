@@ -122,10 +122,9 @@ def _tell_scratch(flavour: Flavour, facts: Mapping[str, Any], tell: Callable[[st
 
 def _runs_here(flavour: Flavour, module: Any, options: Options, device: str) -> bool:
     """Whether this machine has a GPU that the engine is built for; a portable module builds for a list of kinds."""
-    if not machine.has_device(device):
-        return False
-    kinds = options.compute_capabilities or default_capabilities(module)
-    return not flavour.portable or machine.compute_capability() in kinds
+    if not machine.has_device(device) or not flavour.portable:
+        return machine.has_device(device)
+    return machine.compute_capability() in (options.compute_capabilities or default_capabilities(module))
 
 
 def _check_for_machine(flavour: Flavour, options: Options) -> None:
