@@ -18,6 +18,7 @@ import torch
 from torch.export import ExportedProgram
 
 from albert_fast._optional import require
+from albert_fast.engine.signature import output_names
 
 OPSET = 20
 """The first opset with ``Gelu``; ONNX Runtime knows it since 1.17, TensorRT since 10."""
@@ -67,11 +68,6 @@ def to_onnx(program: ExportedProgram, *, ids: str = "int64") -> Any:
     # torch leaves stack traces there, with this machine's paths
     _require("onnx_ir.passes.common").ClearMetadataAndDocStringPass()(model)
     return ir.to_proto(model)
-
-
-def output_names(program: ExportedProgram) -> tuple[str, ...]:
-    """The keys of the dict that the program returns, in order."""
-    return tuple(str(name) for name in program.call_spec.out_spec.context)
 
 
 def _exported(program: ExportedProgram) -> Any:
