@@ -19,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
 import gloss_examples as ge
 import wordnet
+from gloss_model import GlossModel
 from gloss_training import BATCHES_PER_STEP, Plan, Training, masked_batches
 from muon import orthogonalised
-from train_embedded import main, prepare
+from train_embedded import main, parse_arguments, prepare, take_vocabulary, train
 
 NOUNS = ("dog", "cat", "oak", "rose", "hammer", "river", "stone", "ship", "lamp", "bread", "king", "song", "cloud")
 ADJECTIVES = ("small", "large", "old", "wild", "bright", "wooden", "common", "northern", "domestic", "hollow", "sweet")
@@ -183,6 +184,22 @@ def test_passes_grow_to_the_configs_and_the_rate_goes_up_and_down_to_nearly_noth
     assert TINY.passes(0) == TINY.passes(5) == 3
 
 
+def test_a_plan_with_minutes_follows_the_clock_where_that_is_ahead_of_the_steps() -> None:
+    plan = Plan(steps=1000, minutes=10)
+    assert plan.place(10, seconds=300) == 500
+    assert plan.place(700, seconds=300) == 700
+    assert plan.place(10, seconds=600) == 1000
+    assert Plan(steps=1000).place(10, seconds=600) == 10
+
+
+def test_a_training_ends_with_its_minutes_before_its_steps(examples: dict[str, ge.Examples], tmp_path: Path) -> None:
+    plan = dataclasses.replace(TINY, steps=1000, minutes=0.02, long_every=0)
+    train(0, 1, plan, examples, tmp_path, resume=False, evaluate_every=1000)
+    ended = torch.load(tmp_path / "training.pt", weights_only=True)
+    assert 0 < ended["step"] < 1000
+    assert ended["seconds"] >= 60 * plan.minutes
+
+
 def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
     for shape in ((32, 96), (96, 32), (40, 40)):
         values = torch.linalg.svdvals(orthogonalised(torch.randn(shape)))
@@ -195,8 +212,9 @@ def steps(training: Training, examples: ge.Examples, until: int) -> list[dict[st
     return [training.take_step(mine, workers=1) for mine in islice(batches, until - training.step)]
 
 
-def test_training_lowers_both_losses(examples: dict[str, ge.Examples]) -> None:
-    training = Training(dataclasses.replace(TINY, steps=40, long_every=0))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_training_lowers_both_losses(examples: dict[str, ge.Examples], dtype: str) -> None:
+    training = Training(dataclasses.replace(TINY, steps=40, long_every=0, dtype=dtype))
     seen = steps(training, examples["train"], 40)
     for name in ("masked_lm", "classification"):
         first, last = (sum(s[name] for s in part) for part in (seen[:5], seen[-5:]))
@@ -237,3 +255,33 @@ def test_the_script_writes_a_folder_that_both_heads_load(dictionary: Path, work_
     assert metrics["test_synsets"] == len(rows) > 0
     assert all(wordnet.split_of(gloss) == "test" for _, _, gloss in rows)
     assert "$" not in (tmp_path / "model/README.md").read_text()
+
+
+def test_the_script_widens_a_model_with_its_vocabulary_and_leaves_the_held_out_text_alone(
+    dictionary: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "narrow"
+    GlossModel(TINY.config()).save_pretrained(source)
+    some = wordnet.read_synsets(dictionary)[:300]  # another vocabulary than that of the whole dictionary
+    ge.train_vocabulary(some, source / "spiece.model", vocab_size=TINY.vocab_size)
+    arguments = ["--wordnet", str(dictionary), "--work-folder", str(tmp_path / "work"), "--workers", "1"]
+    wide = ["--widen-from", str(source), "--embedded", str(tmp_path / "wide"), *OPTIONS, "--hidden-size=128"]
+    assert parse_arguments([*arguments, *wide]).held_out is None
+    main([*arguments, *wide, "--steps=2"])
+    assert albert_fast.AlbertForMaskedLM.from_pretrained(tmp_path / "wide").config.hidden_size == 128
+    assert (tmp_path / "wide/spiece.model").read_bytes() == (source / "spiece.model").read_bytes()
+    assert f"those of `{source}`, made 128 wide" in (tmp_path / "wide/README.md").read_text()
+
+
+def test_widening_into_the_embedded_models_own_place_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["--work-folder", "work", "--widen-from", "albert_fast/embedded/wordnet"])
+    assert "--widen-from needs --embedded FOLDER" in capsys.readouterr().err
+
+
+def test_another_vocabulary_in_the_work_folder_is_refused(tmp_path: Path) -> None:
+    for name in ("source", "work"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "spiece.model").write_text(name)
+    with pytest.raises(ValueError, match="is not the vocabulary of"):
+        take_vocabulary(tmp_path / "source", tmp_path / "work")

@@ -23,9 +23,9 @@ MASK_SEED = 7
 LONG_ROWS = 32
 
 CARD = Template("""\
-# albert-fast/wordnet
+# $name
 
-A small ALBERT for the tests, the demo and the benchmarks of albert-fast: real text, real labels, no download.
+An ALBERT for the tests, the demo and the benchmarks of albert-fast: real text, real labels, no download.
 One shared layer makes $passes passes (hidden size $hidden_size, $parameters parameters, stored in float16).
 
 | head | question | held-out result |
@@ -36,8 +36,8 @@ always saying the commonest class: $accuracy_majority % |
 | `AlbertForMaskedLM` | which piece stands behind `[MASK]`? | perplexity **$perplexity_model** at $perplexity_places \
 masked places; unigram counts: $perplexity_unigram |
 
-Measured on the weights as they ship, in float32. `metrics.json` holds the figures; `tests/test_embedded_model.py`
-checks them on the texts in `tests/data/wordnet_heldout.tsv`.
+Measured on the weights as they ship, in float32. `metrics.json` holds the figures; the texts are those in
+`tests/data/wordnet_heldout.tsv`.
 
 ## Data
 
@@ -50,12 +50,10 @@ The vocabulary is a SentencePiece unigram model of $vocab_size pieces with ALBER
 
 ## Training
 
-    python tools/train_embedded.py --work-folder build/wordnet
-
-Seed $seed, $steps steps of at most $tokens_per_step tokens, $minutes minutes on two CPU cores shared with other work.
-Both losses come from one forward pass: masked LM at 15 % of the pieces, and the class; towards the end most rows are
-left unmasked. A quarter of the rows are (lemma, gloss) pairs. The layer starts with 4 passes and grows to $passes. Muon
-trains the encoder's matrices, AdamW the rest; what ships is the running average of the weights. The plan:
+`tools/train_embedded.py` made it. Seed $seed, $steps steps of at most $tokens_per_step tokens, $minutes minutes on CPU
+cores shared with other work. Both losses come from one forward pass: masked LM at 15 % of the pieces, and the class;
+towards the end most rows are left unmasked. A quarter of the rows are (lemma, gloss) pairs. $start Muon trains the
+encoder's matrices, AdamW the rest; what ships is the running average of the weights. The plan:
 
     $plan
 
@@ -64,7 +62,7 @@ Another thread count or CPU rounds differently, so a rebuilt model has other wei
 ## Limits
 
 English definitions only: short, formal, lower-cased. As a classifier it knows dictionary glosses, and a sentence from a
-newspaper is out of its domain. As a masked LM it is tiny, and made for texts as long as a gloss: it takes 512 tokens,
+newspaper is out of its domain. As a masked LM it is weak, and made for texts as long as a gloss: it takes 512 tokens,
 but of glosses laid end to end to that length it makes little (masked perplexity $perplexity_long). It inherits the
 views of WordNet's authors. Do not build a product on it.
 
@@ -87,7 +85,7 @@ def write_embedded(
     The config gets the number of passes that the training has grown to.
     """
     model = training.averaged()
-    passes = training.plan.passes(training.step - 1)
+    passes = training.plan.passes(training.place - 1)
     rounded = {name: tensor.half() for name, tensor in model.state_dict().items()}
     model.load_state_dict({name: tensor.float() for name, tensor in rounded.items()})
     metrics = measure(model, training.plan, examples, passes=passes)
@@ -104,7 +102,9 @@ def write_embedded(
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2) + "\n", encoding="utf-8")
     (folder / LICENCE_NAME).write_text(read_licence(wordnet), encoding="utf-8")
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(card(metrics, training.plan, sum(p.numel() for p in model.parameters())))
+    (folder / "README.md").write_text(
+        card(folder.name, metrics, training.plan, sum(p.numel() for p in model.parameters()))
+    )
     return metrics
 
 
@@ -142,7 +142,18 @@ def long_perplexity(
     return perplexity(model, rows, unigram, passes=passes, seed=MASK_SEED)
 
 
-def card(metrics: Mapping[str, object], plan: Plan, parameters: int) -> str:
+def start(plan: Plan, passes: object) -> str:
+    """What the training started from, in sentences."""
+    if not plan.widen_from:
+        return f"The weights start at random, and the layer with 4 passes; it grows to {passes}."
+    return (
+        f"The weights start as those of `{plan.widen_from}`, made {plan.hidden_size} wide without a change to what "
+        f"they compute (Net2Net, arXiv:1511.05641), then with noise of {plan.widen_noise:g} times each matrix's root "
+        f"mean square; all {passes} passes are made from the start."
+    )
+
+
+def card(name: str, metrics: Mapping[str, object], plan: Plan, parameters: int) -> str:
     """The model card with its figures filled in."""
     shown = dict(metrics)
     for name in ("accuracy_gloss", "accuracy_pair", "accuracy_majority"):
@@ -151,6 +162,8 @@ def card(metrics: Mapping[str, object], plan: Plan, parameters: int) -> str:
         shown[name] = f"{float(str(metrics[name])):.1f}"
     return CARD.substitute(
         shown,
+        name=f"albert-fast/{name}",
+        start=start(plan, metrics["passes"]),
         hidden_size=plan.hidden_size,
         parameters=f"{parameters / 1e6:.2f} million",
         vocab_size=plan.vocab_size,

@@ -27,9 +27,9 @@ class GlossModel(AlbertPreTrainedModel):
         "predictions.decoder.bias": "predictions.bias",
     }
 
-    def __init__(self, config: AlbertConfig) -> None:
-        super().__init__(config)
-        self.albert = AlbertModel(config)
+    def __init__(self, config: AlbertConfig, *, attn_implementation: str = "auto") -> None:
+        super().__init__(config, attn_implementation=attn_implementation)
+        self.albert = AlbertModel(config, attn_implementation=attn_implementation)
         self.predictions = AlbertMLMHead(config)
         self.dropout = nn.Dropout(config.classifier_dropout_prob or 0.0)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)

@@ -1,13 +1,13 @@
 """The training itself: the plan, the optimisers, the step, and what must be kept to go on after a break.
 
 One shared layer serves any number of passes, so it starts with 4 and grows to the config's 12: the early steps cost a
-third of the late ones.
+third of the late ones. A model widened from a trained one (``widening.py``) makes all its passes from the start.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from gloss_examples import Examples, TrainingBatch, mask_tokens, training_batche
 from gloss_model import GlossModel, losses
 from muon import Muon
 from torch import distributed
+from widening import widen_into
 from wordnet import LEXNAMES
 
 from albert_fast.config import AlbertConfig
@@ -29,10 +30,23 @@ GROWTH = ((0.0, 4), (0.46, 6), (0.76, 8), (0.88, 12))
 
 @dataclass(frozen=True)
 class Plan:
-    """Every number the result depends on, beside the text itself."""
+    """Every number the result depends on, beside the text itself.
+
+    Attributes:
+        minutes: the schedule ends after so many minutes where it has not ended after ``steps``; 0 is no such limit.
+            A result with it depends on how busy the machine was.
+        dtype: what the forward pass's and Muon's matrix products are computed in; the weights stay float32.
+        widen_from: folder of a narrower trained model to start from; "" starts from random weights.
+        widen_spread, widen_noise: how unequal its copies are made, see ``widening.widen_into``.
+    """
 
     seed: int = 1
     steps: int = 3500
+    minutes: float = 0.0
+    dtype: str = "float32"
+    widen_from: str = ""
+    widen_spread: float = 0.5
+    widen_noise: float = 0.7
     vocab_size: int = 10000
     hidden_size: int = 256
     num_hidden_layers: int = 12
@@ -65,17 +79,21 @@ class Plan:
             id2label=dict(enumerate(LEXNAMES)),
         )
 
-    def passes(self, step: int) -> int:
+    def place(self, step: int, seconds: float) -> float:
+        """Where in the schedule, from 0 to ``steps``, a training is after ``step`` steps and so many seconds."""
+        return max(step, self.steps * seconds / (60 * self.minutes)) if self.minutes else step
+
+    def passes(self, step: float) -> int:
         """How many passes step ``step`` makes."""
-        if step >= GROWTH[-1][0] * self.steps:
+        if self.widen_from or step >= GROWTH[-1][0] * self.steps:
             return self.num_hidden_layers
         return min(self.num_hidden_layers, max(passes for share, passes in GROWTH if step >= share * self.steps))
 
-    def rate(self, step: int) -> float:
+    def rate(self, step: float) -> float:
         """The factor on both learning rates: up, level, and down to 0 in a straight line."""
         return min(1.0, (step + 1) / (self.warmup * self.steps + 1), (self.steps - step) / (self.decay * self.steps))
 
-    def clean(self, step: int) -> float:
+    def clean(self, step: float) -> float:
         """The share of rows without masks: none at first, ``clean_share`` at the end."""
         progress = (step / self.steps - self.clean_from) / (1 - self.clean_from)
         return self.clean_share * max(0.0, progress)
@@ -90,6 +108,8 @@ class Training:
         self.step = 0
         self.seconds = 0.0
         self.model = GlossModel(plan.config())
+        if plan.widen_from:
+            widen_into(self.model, plan.widen_from, spread=plan.widen_spread, noise=plan.widen_noise, seed=plan.seed)
         self.parameters = list(self.model.parameters())
         matrices = [p for name, p in self.model.named_parameters() if is_matrix(name, p)]
         others = [p for name, p in self.model.named_parameters() if not is_matrix(name, p)]
@@ -105,30 +125,51 @@ class Training:
         ]
         self.average = [p.detach().clone() for p in self.parameters]
 
-    def take_step(self, batches: list[tuple[int, TrainingBatch]], *, workers: int) -> dict[str, float]:
-        """One optimiser step from this worker's share of the batches; returns the mean losses over all workers."""
-        plan, step = self.plan, self.step
+    @property
+    def place(self) -> float:
+        """Where in the plan's schedule the training is; it is over at ``plan.steps``."""
+        return self.plan.place(self.step, self.seconds)
+
+    def autocast(self) -> torch.autocast:
+        """A new context in which matrix products are computed in the plan's dtype."""
+        return torch.autocast("cpu", dtype=getattr(torch, self.plan.dtype), enabled=self.plan.dtype != "float32")
+
+    def take_step(
+        self, batches: list[tuple[int, TrainingBatch]], *, workers: int, seconds: float = 0.0
+    ) -> dict[str, float]:
+        """One optimiser step from this worker's share of the batches; returns the mean losses over all workers.
+
+        Args:
+            seconds: what the training has taken before this step, by this worker's clock; the workers take the mean.
+        """
+        plan, place = self.plan, self.place
         self.model.train()
-        sums = torch.zeros(2)
+        sums = torch.zeros(3)
+        sums[2] = seconds / workers
         rows = plan.tokens_per_batch / 22  # an average row has 22 tokens
         for number, batch in batches:
             torch.manual_seed(plan.seed * 2**32 + number)  # dropout is the same after a resume and for any workers
-            loss = losses(self.model, batch, passes=plan.passes(step), rows=rows, label_smoothing=plan.label_smoothing)
+            with self.autocast():
+                loss = losses(
+                    self.model, batch, passes=plan.passes(place), rows=rows, label_smoothing=plan.label_smoothing
+                )
             ((loss.masked_lm + loss.classification) / BATCHES_PER_STEP).backward()
-            sums += torch.stack([loss.masked_lm.detach(), loss.classification.detach()]) / BATCHES_PER_STEP
+            sums[:2] += torch.stack([loss.masked_lm.detach(), loss.classification.detach()]) / BATCHES_PER_STEP
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
         flat = torch.cat([sums, *(g.flatten() for g in gradients)])
         if workers > 1:
             distributed.all_reduce(flat)
-        start = 2
+        self.seconds = float(flat[2])
+        start = len(sums)
         for parameter in self.parameters:
             parameter.grad = flat[start : start + parameter.numel()].view_as(parameter)
             start += parameter.numel()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, plan.clip)
         for optimizer, learning_rate in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate * plan.rate(step)
-            optimizer.step()
+                group["lr"] = learning_rate * plan.rate(place)
+            with self.autocast():
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
         decay = min(plan.average, self.step / (self.step + 20))
@@ -177,9 +218,19 @@ def is_matrix(name: str, parameter: torch.Tensor) -> bool:
 
 
 def masked_batches(
-    plan: Plan, examples: Examples, *, first_step: int, worker: int, workers: int
+    plan: Plan,
+    examples: Examples,
+    *,
+    first_step: int,
+    worker: int,
+    workers: int,
+    place: Callable[[int], float] = float,
 ) -> Iterator[list[tuple[int, TrainingBatch]]]:
-    """For each step from ``first_step`` on, this worker's masked batches and their numbers in the whole training."""
+    """For each step from ``first_step`` on, this worker's masked batches and their numbers in the whole training.
+
+    Args:
+        place: where in the plan's schedule a step is; asked when the step's batches are made.
+    """
     first = first_step * BATCHES_PER_STEP
     unmasked = training_batches(
         examples,
@@ -193,10 +244,10 @@ def masked_batches(
     )
     for step in range(first_step, plan.steps):
         mine = []
-        for place, batch in enumerate(islice(unmasked, BATCHES_PER_STEP)):
-            if place % workers == worker:
-                number = step * BATCHES_PER_STEP + place
+        for turn, batch in enumerate(islice(unmasked, BATCHES_PER_STEP)):
+            if turn % workers == worker:
+                number = step * BATCHES_PER_STEP + turn
                 rng = np.random.default_rng([plan.seed, number, 2])
-                share = plan.clean(step) if (batch.labels >= 0).any() else 0.0
+                share = plan.clean(place(step)) if (batch.labels >= 0).any() else 0.0
                 mine.append((number, mask_tokens(batch, rng, vocab_size=plan.vocab_size, clean_share=share)))
         yield mine

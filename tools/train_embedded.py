@@ -4,6 +4,11 @@
     python tools/train_embedded.py --work-folder build/wordnet --resume
 
 One ALBERT, trained jointly for masked LM and for WordNet's 45 lexicographer files. ``--help`` lists the options.
+
+A larger one, of ALBERT-base's widths, from the embedded one instead of from nothing:
+
+    python tools/train_embedded.py --work-folder build/wordnet-wide-work --embedded build/wordnet-wide --widen-from \
+        albert_fast/embedded/wordnet --hidden-size 768 --dtype bfloat16 --minutes 90 --matrix-learning-rate 1e-3
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ import argparse
 import dataclasses
 import logging
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -28,6 +34,18 @@ from albert_fast.tokenizer import AlbertTokenizer
 
 logger = logging.getLogger("train_embedded")
 REPOSITORY = Path(__file__).resolve().parents[1]
+EMBEDDED = REPOSITORY / "albert_fast/embedded/wordnet"
+HELD_OUT = REPOSITORY / "tests/data/wordnet_heldout.tsv"
+CHOICES = {"dtype": ("float32", "bfloat16")}
+
+
+def take_vocabulary(source: Path, folder: Path) -> None:
+    """Copy ``source/spiece.model`` into ``folder``; ValueError where another one is there already."""
+    wanted, there = source / "spiece.model", folder / "spiece.model"
+    if there.exists() and there.read_bytes() != wanted.read_bytes():
+        raise ValueError(f"{there} is not the vocabulary of {source}; give --work-folder another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(wanted, there)
 
 
 def prepare(synsets: list[Synset], folder: Path, vocab_size: int) -> dict[str, Examples]:
@@ -48,12 +66,15 @@ def prepare(synsets: list[Synset], folder: Path, vocab_size: int) -> dict[str, E
 
 def progress(training: Training, start_step: int, start: float, last: dict[str, float]) -> str:
     """One line: where the training is, how fast, how long yet."""
-    done, steps = training.step, training.plan.steps
+    plan, done = training.plan, training.step
     seconds = (time.monotonic() - start) / max(1, done - start_step)
+    left = (plan.steps - done) * seconds / 60
+    if plan.minutes:
+        left = min(left, plan.minutes - training.seconds / 60)
     return (
-        f"step {done}/{steps} ({100 * done / steps:.1f} %)  passes {training.plan.passes(done - 1)}  "
+        f"step {done} ({100 * training.place / plan.steps:.1f} %)  passes {plan.passes(training.place - 1)}  "
         f"masked-LM loss {last['masked_lm']:.3f}  classification loss {last['classification']:.3f}  "
-        f"{seconds:.2f} s/step  {(steps - done) * seconds / 60:.0f} min left"
+        f"{seconds:.2f} s/step  {left:.0f} min left"
     )
 
 
@@ -78,10 +99,12 @@ def train(
     dev = held_out_batches(examples["dev"], pairs=False, max_length=128)[worker::workers]
     smoothed = {"masked_lm": 0.0, "classification": 0.0}
     start_step, start = training.step, time.monotonic()
-    batches = masked_batches(plan, examples["train"], first_step=start_step, worker=worker, workers=workers)
+    batches = masked_batches(
+        plan, examples["train"], first_step=start_step, worker=worker, workers=workers, place=lambda _: training.place
+    )
     before = training.seconds
     for count, mine in enumerate(batches, start=1):
-        step_losses = training.take_step(mine, workers=workers)
+        step_losses = training.take_step(mine, workers=workers, seconds=before + time.monotonic() - start)
         share = max(0.02, 1 / count)
         smoothed = {name: (1 - share) * smoothed[name] + share * step_losses[name] for name in smoothed}
         if worker == 0:
@@ -90,11 +113,12 @@ def train(
                 print(f"\r{line}", end="", file=sys.stderr, flush=True)
             elif training.step % 50 == 0:
                 logger.info(line)
-        if training.step % evaluate_every == 0 or training.step == plan.steps:
-            hits = torch.tensor(correct(training.averaged(), dev, passes=plan.passes(training.step - 1)))
+        over = training.place >= plan.steps
+        if training.step % evaluate_every == 0 or over:
+            with training.autocast():
+                hits = torch.tensor(correct(training.averaged(), dev, passes=plan.passes(training.place - 1)))
             if workers > 1:
                 distributed.all_reduce(hits)
-            training.seconds = before + time.monotonic() - start
             if worker == 0:
                 training.save(folder / "training.pt")
             logger.info(
@@ -103,6 +127,8 @@ def train(
                 100 * int(hits) / len(examples["dev"]),
                 len(examples["dev"]),
             )
+        if over:
+            break
     if workers > 1:
         distributed.destroy_process_group()
 
@@ -112,16 +138,24 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wordnet", type=Path, default=DEFAULT_FOLDER, help="folder with data.noun ... (wordnet-base)")
     parser.add_argument("--work-folder", type=Path, required=True, help="for the vocabulary and the checkpoints")
-    parser.add_argument("--embedded", type=Path, default=REPOSITORY / "albert_fast/embedded/wordnet")
-    parser.add_argument("--held-out", type=Path, default=REPOSITORY / "tests/data/wordnet_heldout.tsv")
+    parser.add_argument("--embedded", type=Path, help=f"folder for the model; default: {EMBEDDED}")
+    parser.add_argument("--held-out", type=Path, help=f"file for the test split; default: {HELD_OUT}")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --work-folder")
     parser.add_argument("--workers", type=int, choices=(1, 2), default=2, help="processes; the steps are the same")
     parser.add_argument("--evaluate-every", type=int, default=250, help="steps between looks at the dev split")
     parser.add_argument("--write-only", action="store_true", help="write --embedded from the last checkpoint as it is")
     for field in dataclasses.fields(Plan):
         option = "--" + field.name.replace("_", "-")
-        parser.add_argument(option, type=type(field.default), default=field.default, help="default: %(default)s")
-    return parser.parse_args(arguments)
+        parser.add_argument(
+            option, type=type(field.default), default=field.default, choices=CHOICES.get(field.name),
+            help="default: %(default)s",
+        )  # fmt: skip
+    options = parser.parse_args(arguments)
+    if options.widen_from and not options.embedded:
+        parser.error("--widen-from needs --embedded FOLDER: the wide model does not take the embedded one's place")
+    if not options.widen_from:  # a widened model's test split is that of the model it came from, and stays as it is
+        options.embedded, options.held_out = options.embedded or EMBEDDED, options.held_out or HELD_OUT
+    return options
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -130,6 +164,8 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     plan = Plan(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Plan)})
     synsets = read_synsets(options.wordnet)
+    if plan.widen_from:
+        take_vocabulary(Path(plan.widen_from), options.work_folder)
     examples = prepare(synsets, options.work_folder, plan.vocab_size)
     logger.info("%s", ", ".join(f"{name}: {len(e)} synsets" for name, e in examples.items()))
     if not options.write_only:
@@ -144,7 +180,8 @@ def main(arguments: list[str] | None = None) -> None:
     training = Training(plan)
     training.resume(options.work_folder / "training.pt")
     write_embedded(training, examples, synsets, options.embedded, options.work_folder, options.wordnet)
-    write_held_out(synsets, options.held_out)
+    if options.held_out:
+        write_held_out(synsets, options.held_out)
 
 
 if __name__ == "__main__":
