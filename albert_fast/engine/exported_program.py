@@ -36,6 +36,10 @@ def read(path: Path, *, device: str, profiles: tuple[ShapeProfile, ...], notes: 
     ``forward`` is called past the module's own input checks: the engine has made them, and theirs take over a
     millisecond a call.
     """
+    with zipfile.ZipFile(path) as archive:
+        graphs = [archive.read(name) for name in archive.namelist() if name.endswith("/models/model.json")]
+    if any(b"quantized_decomposed" in graph for graph in graphs):
+        from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers the ops; half a second
     return cast(Run, moved(torch.export.load(path), device).module(check_guards=False).forward)
 
 

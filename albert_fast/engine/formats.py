@@ -53,6 +53,7 @@ class Format:
         embeds_manifest: whether the file itself carries the manifest as well.
         describes: whether a file without its manifest still tells what it is; its module is a ``DescribingFormat``.
         gaps: which dtypes and devices it cannot serve.
+        rest: the precision, by device, that suits what a quantized graph leaves unquantized.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Format:
     embeds_manifest: bool = False
     describes: bool = False
     gaps: tuple[Gap, ...] = ()
+    rest: Mapping[str, str] = field(default_factory=lambda: {"cpu": "fp32", "cuda": "fp16"})
 
     def gap(self, dtype: str, device: str) -> str | None:
         """Why this format has nothing for a graph of ``dtype`` on ``device``; None where it has."""

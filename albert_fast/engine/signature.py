@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_unflatten
 from albert_fast.batch import ShapeProfile
 from albert_fast.engine.manifest import Dimension, TensorSpec
 
+QUANTIZED = ("int8", "float8_e4m3fn")
 OP_NAMESPACE = "albert_fast"
 _INPUT_DIMENSIONS = {2: ("batch", "length"), 3: ("batch", "choices", "length")}
 
@@ -73,11 +74,17 @@ def distinct_weight_bytes(program: ExportedProgram) -> int:
 
 
 def weight_dtype(program: ExportedProgram) -> str:
-    """The dtype that most bytes of the weights have, ``"float16"``."""
+    """The dtype of a quantized graph's quantized weights, or else the one that most bytes have: ``"float16"``."""
     sizes: Counter[str] = Counter()
     for tensor in program.state_dict.values():
         sizes[dtype_name(tensor.dtype)] += tensor.nbytes
-    return sizes.most_common(1)[0][0]
+    return next((name for name in QUANTIZED if name in sizes), sizes.most_common(1)[0][0])
+
+
+def float_dtype(program: ExportedProgram) -> str:
+    """The dtype in which what is not quantized computes: ``"float16"`` where any weight of two dimensions has it."""
+    matrices = {dtype_name(t.dtype) for t in program.state_dict.values() if t.dim() > 1 and t.is_floating_point()}
+    return next((name for name in ("float16", "bfloat16") if name in matrices), "float32")
 
 
 def calls_our_ops(program: ExportedProgram) -> bool:

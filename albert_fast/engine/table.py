@@ -30,6 +30,7 @@ _ROWS = (
         ("cpu", "cuda"),
         "compiled ahead of time by Inductor for this very kind of CPU or GPU",
         options={"linear": "packed, plain or auto: whether weights are packed for oneDNN (CPU)"},
+        rest={"cpu": "bf16", "cuda": "fp16"},
     ),
     Format(
         "onnx",
@@ -67,6 +68,7 @@ _ROWS = (
             "ids": "int64 or int32: dtype of ids that the signature serving_default takes",
             "xla": "no or yes: whether XLA compiles the loaded graph, once for each shape that it meets",
         },
+        gaps=(Gap("int8", "*", "TensorFlow has no int8 kernels for the CPU; choose the format tflite or onnx"),),
     ),
     Format(
         "tflite",

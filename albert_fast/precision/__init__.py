@@ -9,6 +9,8 @@ from importlib import import_module
 import torch
 from torch.export import ExportedProgram
 
+from albert_fast.precision.quantization import Quantization
+
 
 @dataclass(frozen=True)
 class ErrorBudget:
@@ -36,12 +38,14 @@ class Precision:
         budget: what export refuses to exceed.
         prepare: ``"module:function"`` of ``(program, dtype, keep_float32)`` that turns the captured float32 program
             into the typed one; resolved on use.
+        quantizes: whether it needs a ``Quantization``; ``prepare`` then takes it as its fourth argument.
     """
 
     name: str
     dtype: torch.dtype
     budget: ErrorBudget
     prepare: str
+    quantizes: bool = False
 
 
 PRECISIONS: Mapping[str, Precision] = {
@@ -61,6 +65,9 @@ PRECISIONS: Mapping[str, Precision] = {
     "bf16": Precision(
         "bf16", torch.bfloat16, ErrorBudget(0.5, 0.045, 0.995, 0.75), "albert_fast.precision.half:prepare"
     ),
+    "int8": Precision(
+        "int8", torch.int8, ErrorBudget(8.0, 1.0, 0.9, 0.75), "albert_fast.precision.int8:prepare", quantizes=True
+    ),
 }
 
 
@@ -75,19 +82,30 @@ def precision(name: str) -> Precision:
     return PRECISIONS[name]
 
 
-def prepare(program: ExportedProgram, name: str, *, keep_float32: Sequence[str] = ()) -> ExportedProgram:
+def prepare(
+    program: ExportedProgram,
+    name: str,
+    *,
+    keep_float32: Sequence[str] = (),
+    quantization: Quantization | None = None,
+) -> ExportedProgram:
     """Turn a captured float32 program into the program of a precision: dtypes and Q/DQ in the graph itself.
 
     Args:
         program: as captured, in float32; it is not changed.
         name: row of ``PRECISIONS``.
         keep_float32: names or patterns of tensors that the precision must not round, see ``plan.decide``.
+        quantization: what to quantize and with which scales, for the rows that quantize.
     Returns:
         A program of the same inputs, shapes and output names; every output is float32, whatever the precision.
     Raises:
         ValueError: there is no such precision, or it cannot be applied to this program; the message says why.
     """
     row = precision(name)
+    if quantization is not None and not row.quantizes:
+        quantizing = ", ".join(one.name for one in PRECISIONS.values() if one.quantizes)
+        raise ValueError(f"{name} does not quantize, so it takes no scales; {quantizing} does")
     module, _, function = row.prepare.partition(":")
-    prepared: ExportedProgram = getattr(import_module(module), function)(program, row.dtype, keep_float32)
+    arguments = (program, row.dtype, keep_float32, *((quantization,) if row.quantizes else ()))
+    prepared: ExportedProgram = getattr(import_module(module), function)(*arguments)
     return prepared

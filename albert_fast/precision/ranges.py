@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
-from torch.fx import Interpreter, Node
+from torch.fx import Node
 
 from albert_fast.batch import Batch
 from albert_fast.precision.plan import Plan, decide
 from albert_fast.precision.policy import aten, is_mask_bias, needs_row
+from albert_fast.precision.running import GraphRunner
 
 
 def overflowing(
@@ -37,7 +37,7 @@ def overflowing(
     watched = {node.name for node in plan.computed if _is_rounded(node, plan)}
     recorder = _Recorder(program, watched)
     for batch in batches:
-        recorder.watch(batch)
+        recorder.run_batch(batch)
     if not recorder.amax:
         raise ValueError("batches is empty; give at least one batch of real text to find the ranges on")
     limit = torch.finfo(dtype).max
@@ -50,26 +50,13 @@ def _is_rounded(node: Node, plan: Plan) -> bool:
     return (plan.computed[node] == plan.half or read_rounded) and not is_mask_bias(node)
 
 
-class _Recorder(Interpreter):
+class _Recorder(GraphRunner):
     """Runs a program node by node and keeps the largest magnitude of those that are watched."""
 
     def __init__(self, program: ExportedProgram, watched: set[str]) -> None:
-        super().__init__(program.graph_module)
+        super().__init__(program)
         self.amax: dict[str, float] = {}
-        self._program, self._watched = program, watched
-
-    def watch(self, batch: Batch) -> None:
-        program = self._program
-        device = next(iter(program.state_dict.values())).device
-        given = iter(batch.to(device).to(torch.int64).tensors())
-        values: list[Any] = []
-        for spec in program.graph_signature.input_specs:
-            if spec.kind is InputKind.USER_INPUT:
-                values.append(next(given))
-            else:
-                values.append(program.state_dict.get(spec.target, program.constants.get(spec.target)))
-        with torch.inference_mode():
-            self.run(*values)
+        self._watched = watched
 
     def run_node(self, n: Node) -> Any:
         arguments, keywords = self.fetch_args_kwargs_from_env(n)
