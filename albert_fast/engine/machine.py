@@ -43,6 +43,11 @@ def cpu_flags() -> tuple[str, ...]:
     return tuple(flag for flag in _INSTRUCTION_SETS if flag in found)
 
 
+def has_fast_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 itself; elsewhere it is emulated, several times slower than float32."""
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpu_flags())
+
+
 def cpu_vendor() -> str | None:
     """``"AuthenticAMD"``, ``"GenuineIntel"``, or None where the system does not tell."""
     return _cpuinfo().get("vendor_id")

@@ -9,7 +9,15 @@ from importlib import import_module
 import torch
 from torch.export import ExportedProgram
 
-from albert_fast.precision.quantization import Quantization
+from albert_fast.precision.histogram import METHODS
+from albert_fast.precision.quantization import RESTS, Quantization
+from albert_fast.precision.scales import Scales
+from albert_fast.precision.sites import PARTS
+
+__all__ = [
+    "METHODS", "PARTS", "PRECISIONS", "RESTS", "ErrorBudget", "Precision", "Quantization", "Scales", "precision",
+    "prepare",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

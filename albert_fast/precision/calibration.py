@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,8 +55,11 @@ class Statistics:
         name = method
         if method == "percentile":
             choose, name = lambda histogram: percentile(histogram, share), f"percentile {share:g}"
-        # a tensor that was 0 everywhere has no range of its own; any does
-        amax = {tensor: tuple(choose(h) or 1.0 for h in passes) for tensor, passes in self.histograms.items()}
+        # a tensor that was 0 everywhere has no range of its own; any does. Six digits are more than int8 can tell apart
+        amax = {
+            tensor: tuple(float(f"{choose(h) or 1.0:.6g}") for h in passes)
+            for tensor, passes in self.histograms.items()
+        }
         return Scales(self.model, name, self.text, amax)
 
 
@@ -83,7 +86,6 @@ def collect(
     digest = hashlib.sha256()
     texts = tokens = 0
     for number, batch in enumerate(batches):
-        ids, mask, types = batch.tensors()
         try:
             recorder.look_at(batch)
         except _NotFinite as found:
@@ -91,11 +93,9 @@ def collect(
                 f"{found.place} is NaN or infinite in float32, in batch {number} of the calibration text; "
                 "the checkpoint is damaged or diverged, no scale can hold it"
             ) from None
-        for tensor in (ids, mask, types):
-            digest.update(
-                str(tuple(tensor.shape)).encode() + tensor.cpu().to(torch.int64).contiguous().numpy().tobytes()
-            )
-        texts, tokens = texts + ids.shape[0], tokens + int((mask != 0).sum())
+        for ids, types in _texts(batch):
+            digest.update(f"{len(ids)} ".encode() + ids.numpy().tobytes() + types.numpy().tobytes())
+            texts, tokens = texts + 1, tokens + len(ids)
         if progress is not None:
             progress(texts)
     if not texts:
@@ -103,6 +103,14 @@ def collect(
     text = CalibrationText(digest.hexdigest(), texts, tokens, source)
     channels = {tensor: torch.stack(passes) for tensor, passes in recorder.channels.items()}
     return Statistics(encoder_digest(program), text, recorder.histograms, channels)
+
+
+def _texts(batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
+    """Token ids and types of every text without its padding, int64; of every choice where there are choices."""
+    ids, mask, types = (tensor.cpu().to(torch.int64).flatten(0, -2) for tensor in batch.tensors())
+    for row, real in enumerate(mask != 0):
+        if real.any():
+            yield ids[row, real], types[row, real]
 
 
 class _NotFinite(ValueError):
@@ -126,10 +134,10 @@ class _Recorder(GraphRunner):
             if site.place not in seen:  # query, key and value read one tensor
                 seen.add(site.place)
                 self._sites.setdefault(site.node, []).append(site)
-        self._mask = torch.empty(0)
+        self._real = torch.empty(0, dtype=torch.bool)
 
     def look_at(self, batch: Batch) -> None:
-        self._mask = (batch.tensors()[1].to(self.device) != 0).flatten(0, -2)
+        self._real = (batch.tensors()[1].to(self.device) != 0).flatten(0, -2)
         self.run_batch(batch)
 
     def run_node(self, n: Node) -> Any:
@@ -138,20 +146,31 @@ class _Recorder(GraphRunner):
         return super().run_node(n)
 
     def _note(self, site: Site, x: Tensor) -> None:
-        if x.dim() == 3 and x.shape[:2] == self._mask.shape:
-            x = x[self._mask]
+        magnitudes = self._without_padding(site, x.detach().to(torch.float32)).abs()
         passes = self.histograms.setdefault(site.tensor, [])
         if len(passes) <= site.pass_index:
             passes.append(Histogram())
         try:
-            passes[site.pass_index].add(x)
+            passes[site.pass_index].add(magnitudes)
         except ValueError:
             raise _NotFinite(f"the tensor {site.tensor} of pass {site.pass_index}") from None
         if site.weight is None:
             return
-        largest = x.abs().flatten(0, -2).amax(0)
+        largest = magnitudes.flatten(0, -2).amax(0)
         channels = self.channels.setdefault(site.tensor, [])
         if len(channels) <= site.pass_index:
             channels.append(largest)
         else:
             channels[site.pass_index] = torch.maximum(channels[site.pass_index], largest)
+
+    def _without_padding(self, site: Site, x: Tensor) -> Tensor:
+        """The numbers of real tokens, ``[..., channels]``."""
+        if site.part != "attention":
+            return x[self._real] if x.dim() == 3 and x.shape[:2] == self._real.shape else x
+        if site.tensor.endswith("key.output"):
+            x = x.transpose(2, 3)
+        x = x.transpose(1, 2)[self._real]
+        if not site.tensor.endswith("probabilities"):
+            return x
+        seen = self._real.repeat_interleave(self._real.sum(1), 0)  # the row that each token stands in
+        return x[seen[:, None].expand_as(x)]

@@ -19,14 +19,19 @@ LEVELS = 128
 _CANDIDATES = 96
 _SMALLEST_SHARE = 0.3
 _SMALLEST_MASS = 1e-9
+_SMALLEST_LIMIT = 2.0**-100  # below it the bins would be narrower than float32 can say
+_PORTION = 1 << 20
 
 
 class Histogram:
     """Counts of ``|x|`` in ``BINS`` equal bins from 0 to ``limit``, which doubles when a larger number comes.
 
+    The limit is a power of two, so the bins, and with them every range, are the same in whatever portions the numbers
+    came.
+
     Attributes:
         amax: the largest magnitude seen, exactly.
-        limit: upper end of the last bin, at most twice ``amax``.
+        limit: upper end of the last bin, the smallest power of two above ``amax``.
         counts: float64 ``[BINS]``.
     """
 
@@ -48,14 +53,21 @@ class Histogram:
         if not math.isfinite(largest):
             raise ValueError("a number is NaN or infinite")
         self.amax = max(self.amax, largest)
-        if largest == 0.0:
-            self.counts[0] += magnitudes.numel()
-            return
-        self.limit = self.limit or largest
-        while self.limit < largest:
+        self._widen(largest)
+        counted = torch.zeros(BINS, dtype=torch.int64, device=x.device)
+        for portion in magnitudes.split(_PORTION):
+            # histc takes seven times as long and counts in float32: it stops at 2**24 numbers in a bin (torch 2.13)
+            bins = (portion * (BINS / (self.limit or 1.0))).to(torch.int32)
+            counted += torch.bincount(bins, minlength=BINS)
+        self.counts += counted.cpu().numpy()
+
+    def _widen(self, largest: float) -> None:
+        """Make room for a larger number: two bins become one."""
+        limit = max(_SMALLEST_LIMIT, math.ldexp(1.0, math.frexp(largest)[1])) if largest else 0.0
+        while 0 < self.limit < limit:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2)])
             self.limit *= 2
-        self.counts += torch.histc(magnitudes.cpu(), BINS, 0.0, self.limit).numpy()
+        self.limit = max(self.limit, limit)
 
     @property
     def centers(self) -> np.ndarray:

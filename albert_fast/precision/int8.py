@@ -52,9 +52,9 @@ def prepare(
     Raises:
         ValueError: there is no quantization, or it does not fit this program; the message says why.
     """
+    fp32.prepare(program, torch.float32)
     if quantization is None:
         raise ValueError("int8 needs scales: calibrate on text of yours and give the scales file")
-    fp32.prepare(program, torch.float32)
     sites = quantization.sites(program)
     rest = REST_DTYPES[quantization.rest]
     if rest is torch.float32:

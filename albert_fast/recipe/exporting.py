@@ -23,7 +23,8 @@ from albert_fast.engine.measure import exceeded
 from albert_fast.errors import EngineError, MissingDependencyError
 from albert_fast.heads import HEADS, head_of
 from albert_fast.pipelines.sources import tokenizer_folder
-from albert_fast.precision import PRECISIONS, prepare
+from albert_fast.precision import PRECISIONS, Quantization, prepare
+from albert_fast.recipe import quantizing
 from albert_fast.recipe.references import answers, reference_batches
 from albert_fast.recipe.words import Recipe
 
@@ -68,6 +69,7 @@ def export(recipe: Recipe, progress: Progress | None = None) -> Manifest:
     """
     tell = progress or (lambda stage: None)
     check_device(recipe)
+    quantizing.read_scales(recipe.quantize)
     tell(f"loading {recipe.model}")
     source = source_of(recipe)
     output = recipe.output_for(head_of(source.model))
@@ -88,10 +90,12 @@ def export_source(source: Source, recipe: Recipe, output: Path, tell: Progress) 
     device, config, head = recipe.device_name, source.model.config, head_of(source.model)
     here = machine.has_device(device)
     eager = _on(source.model, device if here else "cpu")
-    attention = "sdpa" if recipe.attention == "auto" else recipe.attention
+    attention = quantizing.attention_of(recipe.quantize, recipe.attention)
     profiles = recipe.profiles or (_widest(config),)
     tell("capturing the graph")
-    program = prepare(capture(with_attention(eager, attention), hull(profiles)), recipe.precision)
+    exact = capture(with_attention(eager, attention), hull(profiles))
+    chosen = _quantization(recipe, device)
+    program = prepare(exact, recipe.precision, quantization=chosen)
 
     tell("answering the fixed batch in float32 eager")
     references = [
@@ -110,6 +114,7 @@ def export_source(source: Source, recipe: Recipe, output: Path, tell: Progress) 
         checkpoint_sha256=source.sha256,
         checkpoint_source=source.name,
         labels=tuple(config.id2label.values()) if head in _LABELLED else (),
+        scales_digest=chosen.scales.digest if chosen is not None else None,
     )
     budget = PRECISIONS[recipe.precision].budget
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -125,11 +130,22 @@ def export_source(source: Source, recipe: Recipe, output: Path, tell: Progress) 
             tell("verifying the file as it will be loaded")
             _verify(temporary, device, references, recipe.precision)
         kept = tokenizer_folder(output) if source.tokenizer is not None else None
-        manifest = dataclasses.replace(manifest, notes={**manifest.notes, "tokenizer": kept and kept.name})
+        notes = {**manifest.notes, "tokenizer": kept and kept.name}
+        if chosen is not None:
+            notes["quantization"] = quantizing.notes(chosen)
+        manifest = dataclasses.replace(manifest, notes=notes)
         if source.tokenizer is not None:
             source.tokenizer.save_pretrained(tokenizer_folder(temporary))
         _publish(temporary, output, manifest)
     return manifest
+
+
+def _quantization(recipe: Recipe, device: str) -> Quantization | None:
+    """Scales and what to quantize with them, for a precision that quantizes."""
+    scales = quantizing.read_scales(recipe.quantize)
+    if recipe.quantize is None or scales is None:
+        return None
+    return quantizing.quantization(recipe.quantize, scales, engines.FORMATS[recipe.format], device)
 
 
 def _verify(path: Path, device: str, references: list[Any], precision: str) -> None:

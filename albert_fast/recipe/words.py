@@ -15,7 +15,9 @@ from albert_fast.attention import ATTENTION
 from albert_fast.batch import ShapeProfile, parse_profiles
 from albert_fast.engine import FORMATS, Format
 from albert_fast.heads import HEADS
-from albert_fast.precision import PRECISIONS
+from albert_fast.precision import PRECISIONS, Precision
+from albert_fast.recipe import quantizing
+from albert_fast.recipe.quantizing import Quantize
 from albert_fast.recipe.support import refusal
 
 _CHOICES: Mapping[str, list[str]] = {
@@ -43,6 +45,7 @@ class Recipe:
         output: the engine file, relative to the working directory; None names it after the model.
         revision: of a hub model: branch, tag or commit.
         options: of the format, as its row in ``FORMATS`` names them.
+        quantize: for a precision that quantizes: scales or calibration text, and what of the model.
     Raises:
         ValueError: every wrong field, in one message.
     """
@@ -57,6 +60,7 @@ class Recipe:
     output: Path | None = None
     revision: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    quantize: Quantize | None = None
 
     def __post_init__(self) -> None:
         for name, value in _converted(vars(self)).items():
@@ -141,6 +145,7 @@ def _converted(values: Mapping[str, Any]) -> dict[str, Any]:
             pass  # _problems parses it again, for the message
     if isinstance(made["profile"], tuple) and len(made["profile"]) == 1:
         made["profile"] = made["profile"][0]
+    made["quantize"] = quantizing.converted(made["quantize"])
     return made
 
 
@@ -164,6 +169,8 @@ def _problems(values: Mapping[str, Any]) -> list[str]:
     if row is not None:
         found += _option_problems(row, values["options"])
     found += _profile_problems(row, values["profile"])
+    found += quantizing.problems(values["quantize"])
+    found += quantizing.fitting(_known(values["precision"]), values["quantize"], values["attention"])
     output = values["output"]
     if not isinstance(output, Path | None):
         found.append(f"output is {output!r}, expected the name of a file")
@@ -177,9 +184,14 @@ def _device_problems(row: Format, device: str, precision: Any) -> list[str]:
     device = row.devices[0] if device == "auto" else device
     if device.partition(":")[0] not in row.devices:
         return [f"device is {device!r}, {row.name} runs on {', '.join(row.devices)}"]
-    known = PRECISIONS.get(precision) if isinstance(precision, str) else None
+    known = _known(precision)
     reason = None if known is None else refusal(row, known, device)
     return [] if reason is None else [f"precision is {precision!r}, but {reason}"]
+
+
+def _known(precision: Any) -> Precision | None:
+    """The row of a name that has one."""
+    return PRECISIONS.get(precision) if isinstance(precision, str) else None
 
 
 def _option_problems(row: Format, options: Any) -> list[str]:
