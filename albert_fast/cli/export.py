@@ -17,9 +17,11 @@ from albert_fast.engine import FORMATS, Manifest
 from albert_fast.engine.manifest import manifest_path
 from albert_fast.heads import HEADS
 from albert_fast.pipelines.sources import tokenizer_folder
-from albert_fast.precision import PRECISIONS
+from albert_fast.precision import METHODS, PARTS, PRECISIONS, RESTS
 from albert_fast.recipe import Recipe, export
+from albert_fast.recipe.quantizing import AUTO
 
+_QUANTIZE = ("scales", "calibration", "column", "method", "parts", "rest", "keep", "max_drop")
 _OVERRIDES = ("head", "format", "precision", "profile", "attention", "device", "output", "revision")
 
 
@@ -49,6 +51,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--option", metavar="NAME=VALUE", action="append", default=[], type=_option, help="of the format; repeatable"
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="the engine file to write")
+    quantize = parser.add_argument_group("for a precision that quantizes (int8)")
+    quantize.add_argument("--scales", metavar="FILE", help="scales file of albert-fast calibrate; or")
+    quantize.add_argument("--calibration", metavar="TEXTS", help="text to calibrate on: a file, one text a line")
+    quantize.add_argument("--column", help="of the calibration text, where it is a table")
+    quantize.add_argument("--method", choices=METHODS, help="how ranges are chosen in calibration; percentile")
+    quantize.add_argument(
+        "--parts", type=_names, help=f"what is quantized, of {', '.join(PARTS)}; encoder unless given"
+    )
+    quantize.add_argument("--rest", choices=[AUTO, *RESTS], help="precision of everything else; auto fits the format")
+    quantize.add_argument(
+        "--keep", metavar="TENSOR[@PASS]", type=_names, help="what stays in that precision all the same"
+    )
+    quantize.add_argument(
+        "--max-drop", type=float, metavar="POINTS", help="keep the most sensitive until accuracy drops by no more"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -57,10 +74,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.option:
         changes["options"] = dict(arguments.option)
     source: str = arguments.source
-    if source.endswith(".toml") or os.path.isfile(source):
-        recipe = Recipe.read(source).replace(**changes)
-    else:
-        recipe = Recipe.from_dict({"model": source, **changes})
+    quantize = {name: getattr(arguments, name) for name in _QUANTIZE if getattr(arguments, name) is not None}
+    if quantize:
+        changes["quantize"] = quantize
+    is_recipe = source.endswith(".toml") or os.path.isfile(source)
+    recipe = Recipe.read(source, **changes) if is_recipe else Recipe.from_dict({"model": source, **changes})
     with Progress() as progress:
         manifest = export(recipe, progress)
     written = recipe.output_for(manifest.head)
@@ -97,6 +115,10 @@ def _option(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except json.JSONDecodeError:
         return name, value
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _tokenizer(engine_file: Path) -> str | None:

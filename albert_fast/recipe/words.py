@@ -70,9 +70,11 @@ class Recipe:
             raise ValueError(_REFUSED + "; ".join(problems))
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> Recipe:
+    def read(cls, path: str | os.PathLike[str], **changes: Any) -> Recipe:
         """Read a TOML file.
 
+        Args:
+            changes: fields that take the place of the file's; of ``quantize``, a table, only the keys that it has.
         Raises:
             ValueError: no such file, not TOML, or not a recipe; all problems in one message that names the file.
         """
@@ -83,8 +85,10 @@ class Recipe:
             raise ValueError(f"the recipe {os.fspath(path)} cannot be read: {error.strerror}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"the recipe {os.fspath(path)} is not TOML: {error}") from None
+        if isinstance(values.get("quantize"), dict) and "quantize" in changes:
+            changes["quantize"] = {**values["quantize"], **changes["quantize"]}
         try:
-            return cls.from_dict(values)
+            return cls.from_dict({**values, **changes})
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from None
 
