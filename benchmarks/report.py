@@ -166,12 +166,40 @@ def runner() -> list[str]:
     return lines + [f"| {n} | {ms['p50']:.0f} | {ms['p95']:.0f} |" for n, ms in document["first_line_ms"].items()]
 
 
+def int8() -> list[str]:
+    """Each model's table: how near every variant stays to float32, as a classifier and as a masked LM."""
+    document = read("int8_accuracy.json")
+    lines: list[str] = []
+    for model in dict.fromkeys(row["model"] for row in document["rows"]):
+        mine = [row for row in document["rows"] if row["model"] == model]
+        heads = {
+            head: {r["variant"]: r for r in mine if r["head"] == head}
+            for head in dict.fromkeys(r["head"] for r in mine)
+        }
+        counts = ", ".join(f"{head}: {next(iter(rows.values()))['rows']:,} rows" for head, rows in heads.items())
+        lines += [
+            f"**{model}**, hidden size {mine[0]['hidden_size']} ({counts})",
+            "",
+            "| | " + " | ".join(f"{head} right | as float32 | KL | largest logit error" for head in heads) + " | MB |",
+            "|---|" + "---:|" * (4 * len(heads) + 1),
+        ]
+        for variant in dict.fromkeys(row["variant"] for row in mine):
+            found = [rows[variant] for rows in heads.values() if variant in rows]
+            figures = [
+                f"{r['accuracy']:.2%} | {r['agreement']:.2%} | {r['mean_kl']:.5f} | {r['max_abs']:.2f}" for r in found
+            ]
+            lines.append(f"| {variant} | " + " | ".join(figures) + f" | {found[0]['stored_bytes'] / 1e6:.1f} |")
+        lines.append("")
+    return lines[:-1]
+
+
 TABLES: dict[str, Callable[[], list[str]]] = {
     "engines": readme,
     "performance": performance,
     "tokenizer": tokenizer,
     "runner": runner,
     "embedded": embedded,
+    "int8": int8,
     "formats": formats,
     "options": options,
     "support": support,
