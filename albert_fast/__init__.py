@@ -24,6 +24,8 @@ _PUBLIC = {
     "Recipe": "albert_fast.recipe",
     "export": "albert_fast.recipe",
     "compile": "albert_fast.recipe",
+    "calibrate": "albert_fast.recipe",
+    "Scales": "albert_fast.precision",
     "load": "albert_fast.engine",
     "pipeline": "albert_fast.pipelines",
     "Engine": "albert_fast.engine",
@@ -72,7 +74,9 @@ if TYPE_CHECKING:
     from albert_fast.live_model import from_transformers as from_transformers
     from albert_fast.model import AlbertModel as AlbertModel
     from albert_fast.pipelines import pipeline as pipeline
+    from albert_fast.precision import Scales as Scales
     from albert_fast.recipe import Recipe as Recipe
+    from albert_fast.recipe import calibrate as calibrate
     from albert_fast.recipe import compile as compile
     from albert_fast.recipe import export as export
     from albert_fast.tensorflow.models import TFAlbertForMaskedLM as TFAlbertForMaskedLM

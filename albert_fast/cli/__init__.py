@@ -37,6 +37,7 @@ class Command:
 
 COMMANDS: Mapping[str, Command] = {
     "export": Command("albert_fast.cli.export", "build an engine file from a recipe, a folder or a hub name"),
+    "calibrate": Command("albert_fast.cli.calibrate", "find the ranges that int8 needs on text of yours"),
     "run": Command("albert_fast.cli.run", "answer texts with an engine file"),
     "verify": Command("albert_fast.cli.verify", "compare an engine file with its model on texts of yours"),
     "inspect": Command("albert_fast.cli.inspect", "say what an engine file is and whether it runs here"),

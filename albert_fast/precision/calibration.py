@@ -47,10 +47,7 @@ class Statistics:
         Raises:
             ValueError: there is no such method, or the share is not above 0 and at most 100.
         """
-        if method not in METHODS:
-            raise ValueError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
-        if not 0 < share <= 100:
-            raise ValueError(f"percentile is {share}, expected a number above 0 and at most 100, such as 99.99")
+        check_method(method, share)
         choose: Callable[[Histogram], float] = METHODS[method]
         name = method
         if method == "percentile":
@@ -61,6 +58,14 @@ class Statistics:
             for tensor, passes in self.histograms.items()
         }
         return Scales(self.model, name, self.text, amax)
+
+
+def check_method(method: str, share: float) -> None:
+    """Refuse what ``Statistics.scales`` does not take, before anything is collected."""
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
+    if not isinstance(share, int | float) or not 0 < share <= 100:
+        raise ValueError(f"percentile is {share!r}, expected a number above 0 and at most 100, such as 99.99")
 
 
 def collect(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,16 +18,26 @@ from albert_fast import files
 from albert_fast.precision.sites import canonical
 
 SCHEMA = "albert-fast scales 1"
+_SMALLEST, _LARGEST = 1e-35, 1e38
+"""A range between them, and a 127th of it, are float32 numbers."""
 
 
 @dataclass(frozen=True)
 class CalibrationText:
-    """What the scales were found on: digest of the token ids, how many texts and tokens, and where they came from."""
+    """What the scales were found on.
+
+    Attributes:
+        sha256: of the token ids and types of every text, in the order in which they ran.
+        texts, tokens: how many; padding does not count.
+        source: where they came from.
+        truncated: how many of the texts were cut.
+    """
 
     sha256: str
     texts: int
     tokens: int
     source: str = ""
+    truncated: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class Scales:
         smoothing: ``{tensor: [one number a channel]}``: the tensor is divided by it before it is rounded, and its
             weights multiplied by it (SmoothQuant, Xiao et al. 2022, arXiv:2211.10438); one for all passes.
     Raises:
-        ValueError: a number is not finite and above 0; the message names every such tensor.
+        ValueError: a number is not above 0 or not in float32's range; the message names every such tensor.
     """
 
     model: str
@@ -58,10 +67,10 @@ class Scales:
             for kind, numbers in (("amax", self.amax), ("smoothing", self.smoothing))
             for tensor, values in numbers.items()
             for index, value in enumerate(values)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value < math.inf)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not _SMALLEST <= value <= _LARGEST
         ]
         if wrong:
-            raise ValueError(f"scales must be finite numbers above 0, found {'; '.join(wrong)}")
+            raise ValueError(f"scales must be numbers from {_SMALLEST:g} to {_LARGEST:g}, found {'; '.join(wrong)}")
 
     def merged(self) -> Scales:
         """The same with one range a tensor: the largest of all passes, as tools have it that observe modules."""
@@ -102,7 +111,7 @@ class Scales:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ValueError(f"the scales file {name} cannot be read: {error.strerror}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"the scales file {name} is not JSON: {error}") from None
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             found = content.get("schema") if isinstance(content, dict) else type(content).__name__
@@ -126,8 +135,8 @@ class Scales:
             "model": self.model,
             "method": self.method,
             "text": dataclasses.asdict(self.text),
-            "amax": {tensor: list(values) for tensor, values in self.amax.items()},
-            "smoothing": {tensor: list(values) for tensor, values in self.smoothing.items()},
+            "amax": {tensor: [float(v) for v in values] for tensor, values in self.amax.items()},
+            "smoothing": {tensor: [float(v) for v in values] for tensor, values in self.smoothing.items()},
         }
 
 

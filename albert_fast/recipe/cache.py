@@ -84,7 +84,7 @@ def compile(
     )  # fmt: skip
     check_device(recipe)
     machine.require_device(recipe.device_name)  # what is compiled here is run here
-    source = _live_source(model, head) if live else source_of(recipe)
+    source = live_source(model, head) if live else source_of(recipe)
     folder = Path(cache_dir) if cache_dir is not None else default_folder()
     folder.mkdir(parents=True, exist_ok=True)
     path = (
@@ -116,7 +116,7 @@ def _cached(path: Path, device: str) -> Engine | None:
         return None
 
 
-def _live_source(model: Any, head: str | None) -> Source:
+def live_source(model: Any, head: str | None) -> Source:
     """A live model as a source: float32, eager, over its own weights where they are float32 already."""
     if type(model).__module__.startswith("transformers."):
         from albert_fast.live_model import from_transformers
