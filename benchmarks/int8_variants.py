@@ -20,6 +20,7 @@ from albert_fast import Batch
 from albert_fast.batch import INPUT_NAMES
 from albert_fast.precision import prepare
 from albert_fast.precision.calibration import DEFAULT_METHOD
+from albert_fast.precision.histogram import METHODS
 from albert_fast.precision.quantization import Quantization
 
 MAPS = ("encoder", "embeddings", "heads")
@@ -176,12 +177,14 @@ VARIANTS: Mapping[str, Variant] = {
     "fp32": Variant("the captured program", partial(graph, precision="fp32")),
     "bf16": Variant("the typed program", partial(graph, precision="bf16")),
     "fp16": Variant("the typed program", partial(graph, precision="fp16")),
-    "int8": Variant("encoder quantized, one scale a pass, percentile 99.99", int8),
+    "int8": Variant(f"encoder quantized, one scale a pass by {DEFAULT_METHOD}", int8),
     "int8, passes merged": Variant("the same with one scale for all passes", partial(int8, merged=True)),
-    "int8, max": Variant("as int8, ranges by the largest magnitude", partial(int8, method="max")),
-    "int8, max, passes merged": Variant("the same, one for all passes", partial(int8, method="max", merged=True)),
-    "int8, entropy": Variant("as int8, ranges by Kullback-Leibler divergence", partial(int8, method="entropy")),
-    "int8, mse": Variant("as int8, ranges by the mean squared error", partial(int8, method="mse")),
+    **{
+        f"int8, {method}": Variant(f"as int8, scales by {method}", partial(int8, method=method))
+        for method in METHODS
+        if method != DEFAULT_METHOD
+    },
+    "int8, max, passes merged": Variant("int8, max with one scale for all", partial(int8, method="max", merged=True)),
     "int8, embeddings and heads too": Variant(
         "as int8, every linear map and the word table", partial(int8, parts=MAPS)
     ),
