@@ -7,24 +7,35 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import peers as peers_of
 import torch
+from peers import PEERS
 from torch import Tensor
 
-from albert_fast import AlbertConfig, AlbertForSequenceClassification, Batch, Engine, ShapeProfile
+from albert_fast import AlbertConfig, AlbertForSequenceClassification, AlbertTokenizer, Batch, Engine, ShapeProfile
 from albert_fast.capture import capture
 from albert_fast.cli.stopwatch import interleaved
 from albert_fast.engine import FORMATS, Facts, Format, build, in_process, load, machine
-from albert_fast.precision import PRECISIONS, prepare
+from albert_fast.precision import PRECISIONS, Quantization, prepare
+from albert_fast.precision.calibration import collect
+from albert_fast.recipe.quantizing import rest_of
 from albert_fast.recipe.references import answers, reference_batches
 from albert_fast.recipe.support import refusal
 
 PROFILE = ShapeProfile.parse("1x1:8x128:32x512")
 BASELINE = "transformers eager"
-MEASURED_PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "fp16", "bf16")}
+MEASURED_PRECISIONS = {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "fp16", "bf16", "int8")}
 """Of engine files. float16 on a CPU is for moving files about: few CPUs multiply it at speed."""
+PEERS_VERSIONS = ("transformers", "onnxruntime", "openvino", "nncf")
+EMULATED = {("exported_program", "int8")}
+"""What shows the numbers of a precision, in float32 arithmetic; its time says nothing."""
+CALIBRATION_TEXT = Path(__file__).parents[1] / "export" / "calibration" / "wordnet.txt"
+CALIBRATION_TEXTS = 256
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,18 @@ class Subject:
             return AlbertForSequenceClassification.from_pretrained(self.checkpoint)
         torch.manual_seed(0)
         return AlbertForSequenceClassification(AlbertConfig.published(self.name)).eval()
+
+    def calibration(self) -> list[Batch]:
+        """Real text for a checkpoint, padded rows among it; random ids for random weights."""
+        if self.checkpoint is None:
+            return [inputs(AlbertConfig.published(self.name), 8, length) for length in (16, 64, 128)]
+        tokenizer = AlbertTokenizer.from_pretrained(self.checkpoint)
+        texts = sorted(CALIBRATION_TEXT.read_text(encoding="utf-8").splitlines()[:CALIBRATION_TEXTS], key=len)
+        batches = []
+        for start in range(0, len(texts), 32):
+            encoded = tokenizer(texts[start : start + 32], padding=True, return_tensors="pt")
+            batches.append(Batch(encoded["input_ids"], encoded["attention_mask"], encoded["token_type_ids"]))
+        return batches
 
 
 SUBJECTS = {
@@ -62,20 +85,24 @@ def subjects_of(device: str) -> dict[str, tuple[Format, str]]:
         if device not in row.devices or row.missing() is not None:
             continue
         for precision in MEASURED_PRECISIONS[device] if row.kind == "file" else ("fp32",):
-            if refusal(row, PRECISIONS[precision], device) is None:
+            if (row.name, precision) not in EMULATED and refusal(row, PRECISIONS[precision], device) is None:
                 found[row.name if precision == "fp32" else f"{row.name} {precision}"] = row, precision
     return found
 
 
-def tolerance(name: str, device: str) -> float:
-    """Largest difference of a logit from the baseline's: the budget of the precision."""
-    return PRECISIONS[subjects_of(device)[name][1]].budget.max_abs
+def precision_of(name: str, device: str) -> str:
+    """Of the baseline, an engine or a peer; its answers are held to the budget of that row."""
+    if name == BASELINE:
+        return "fp32"
+    return PEERS[name].precision if name in PEERS else subjects_of(device)[name][1]
 
 
-def engines(model: AlbertForSequenceClassification, folder: Path, device: str) -> dict[str, Engine]:
+def engines(subject: Subject, model: AlbertForSequenceClassification, folder: Path, device: str) -> dict[str, Engine]:
     """One engine of everything that ``subjects_of`` names, over the same weights; files go to ``folder``."""
     model = model.to(device)
     made: dict[str, Engine] = {}
+    exact = capture(model, PROFILE)
+    scales = collect(exact, subject.calibration()).scales("max")
     references = answers(model, reference_batches(model.config, "sequence-classification", PROFILE))
     for name, (row, precision) in subjects_of(device).items():
         if row.kind == "in-process":
@@ -86,22 +113,29 @@ def engines(model: AlbertForSequenceClassification, folder: Path, device: str) -
             config=model.config.to_dict(), head="sequence-classification", attention="sdpa", precision=precision,
             profiles=(PROFILE,),
         )  # fmt: skip
+        rest = rest_of(row, "auto", device)
+        quantization = Quantization(scales, rest=rest) if PRECISIONS[precision].quantizes else None
         build(
-            prepare(capture(model, PROFILE), precision), path, format=row.name, facts=facts, references=references,
-            budget=PRECISIONS[precision].budget, device=device,
+            prepare(exact, precision, quantization=quantization), path, format=row.name, facts=facts,
+            references=references, budget=PRECISIONS[precision].budget, device=device,
         )  # fmt: skip
         made[name] = load(path, device=device)
     return made
 
 
-def baseline(model: AlbertForSequenceClassification, device: str) -> Callable[[Batch], Tensor]:
-    """transformers' own model over the same weights, as it comes: eager, its default attention."""
+def transformers_model(model: AlbertForSequenceClassification) -> torch.nn.Module:
+    """transformers' own model over the same weights."""
     import transformers
 
     values = {k: v for k, v in model.config.to_dict().items() if k not in ("model_type", "return_dict")}
     theirs = transformers.AlbertForSequenceClassification(transformers.AlbertConfig(**values)).eval()
     theirs.load_state_dict(model.state_dict())
-    theirs = theirs.to(device)
+    return theirs
+
+
+def baseline(model: AlbertForSequenceClassification, device: str) -> Callable[[Batch], Tensor]:
+    """transformers' model as it comes: eager, its default attention."""
+    theirs = transformers_model(model).to(device)
 
     def call(batch: Batch) -> Tensor:
         ids, mask, types = batch.to(device).tensors()
@@ -112,6 +146,16 @@ def baseline(model: AlbertForSequenceClassification, device: str) -> Callable[[B
     return call
 
 
+def peers(
+    subject: Subject, model: AlbertForSequenceClassification, folder: Path, device: str
+) -> dict[str, Callable[[Batch], Tensor]]:
+    """What ``PEERS`` names and this environment has; they run on the CPU."""
+    if device != "cpu":
+        return {}
+    theirs = peers_of.Subject(transformers_model(model), subject.calibration(), folder)
+    return {name: peer.make(theirs) for name, peer in PEERS.items() if not peer.missing()}
+
+
 def gigaflop(config: AlbertConfig, batch: int, length: int) -> float:
     """Multiplications and additions of the matrix products of one forward pass, in 10^9."""
     hidden, passes = config.hidden_size, len(config.schedule)
@@ -120,18 +164,42 @@ def gigaflop(config: AlbertConfig, batch: int, length: int) -> float:
     return 2 * batch * length * (passes * (linear + attention) + config.embedding_size * hidden) / 1e9
 
 
-def gemm_ceiling(config: AlbertConfig, device: str) -> dict[str, float]:
-    """The machine's float32 rate, GFLOP/s, on the model's own matrix shapes: plain, and packed for oneDNN on a CPU."""
+def gemm_ceiling(config: AlbertConfig, device: str) -> dict[str, dict[str, float]]:
+    """The machine's rate, GFLOP/s, on the model's own matrix shapes by precision and kernel, timed in turns.
+
+    Plain, and on a CPU packed for oneDNN; int8 from and to u8, as between the two maps of the feed-forward network.
+    """
     hidden, wide = config.hidden_size, config.intermediate_size
     x, weight, bias = torch.randn(1024, hidden), torch.randn(wide, hidden), torch.randn(wide)
-    x, weight, bias = x.to(device), weight.to(device), bias.to(device)
-    calls: dict[str, Callable[[], object]] = {"plain": lambda: finished(torch.nn.functional.linear(x, weight, bias))}
+    calls: dict[tuple[str, str], Callable[[], object]] = {}
+    for name, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16}.items():
+        one = [tensor.to(device, dtype) for tensor in (x, weight, bias)]
+        calls[name, "plain"] = lambda one=one: finished(torch.nn.functional.linear(*one))  # type: ignore[misc]
+        if device == "cpu" and torch.backends.mkldnn.is_available():
+            calls[name, "packed"] = partial(_packed, one[0], torch.ops.mkldnn._reorder_linear_weight(one[1]), one[2])
     if device == "cpu" and torch.backends.mkldnn.is_available():
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-        calls["packed"] = lambda: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+        calls["int8", "packed"] = _int8(1024, hidden, wide, bias)
     with torch.inference_mode():
-        timed = interleaved(calls, rounds=40, seconds=4.0)
-    return {name: round(2 * 1024 * hidden * wide / 1e6 / latency.p50_ms, 1) for name, latency in timed.items()}
+        timed = interleaved(calls, rounds=40, seconds=8.0)
+    found: dict[str, dict[str, float]] = {}
+    for (name, kernel), latency in timed.items():
+        found.setdefault(name, {})[kernel] = round(2 * 1024 * hidden * wide / 1e6 / latency.p50_ms, 1)
+    return found
+
+
+def _packed(x: Tensor, packed: Tensor, bias: Tensor) -> Tensor:
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return result
+
+
+def _int8(rows: int, hidden: int, wide: int, bias: Tensor) -> Callable[[], object]:
+    x = torch.randint(0, 255, (rows, hidden), dtype=torch.uint8)
+    weight = torch.randint(-127, 128, (wide, hidden), dtype=torch.int8)
+    packed = torch.ops.onednn.qlinear_prepack(weight, [rows, hidden])
+    scales, zeros = torch.full((wide,), 1e-3), torch.zeros(wide, dtype=torch.int32)
+    return lambda: torch.ops.onednn.qlinear_pointwise(
+        x, 1e-2, 128, packed, scales, zeros, bias, 0.1, 128, torch.uint8, "none", [], ""
+    )
 
 
 def finished(result: Tensor) -> Tensor:
@@ -155,6 +223,6 @@ def conditions(device: str) -> dict[str, Any]:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "cuda": torch.version.cuda,
-            "transformers": importlib.metadata.version("transformers"),
+            **{name: importlib.metadata.version(name) for name in PEERS_VERSIONS if find_spec(name) is not None},
         },
     }

@@ -4,7 +4,8 @@
     python benchmarks/test_engines.py -o benchmarks/results/engines.json
 
 The script times all engines in turns in one process. ``speedup`` is the median over rounds of transformers' time by the
-engine's in the same round; ``share_of_ceiling`` is the achieved rate by the best matrix product of this run.
+engine's in the same round; ``share_of_ceiling`` is the achieved rate by that of the best matrix product of the same
+precision in this run. Peers that are installed are timed in the same turns.
 """
 
 from __future__ import annotations
@@ -30,13 +31,16 @@ from engines import (
     gemm_ceiling,
     gigaflop,
     inputs,
+    peers,
+    precision_of,
     subjects_of,
-    tolerance,
 )
+from peers import PEERS
 
 from albert_fast import Batch
 from albert_fast.cli.stopwatch import interleaved
 from albert_fast.engine import FORMATS
+from albert_fast.precision import PRECISIONS
 
 WORDNET = SUBJECTS["albert-fast/wordnet"]
 SUFFIXES = {row.suffix for row in FORMATS.values() if row.kind == "file"}
@@ -48,11 +52,11 @@ ROUNDS, SECONDS = 40, 20.0
 def wordnet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[Batch], object]]:
     pytest.importorskip("transformers", reason="the baseline: pip install 'albert-fast[bench]'")
     model = WORDNET.model()
-    return calls_of(model, tmp_path_factory.mktemp("engines"), "cpu")
+    return calls_of(WORDNET, model, tmp_path_factory.mktemp("engines"), "cpu")
 
 
 @pytest.mark.parametrize("shape", WORDNET.shapes, ids=lambda s: f"{s[0]}x{s[1]}")
-@pytest.mark.parametrize("engine", [BASELINE, *subjects_of("cpu")])
+@pytest.mark.parametrize("engine", [BASELINE, *subjects_of("cpu"), *(n for n, p in PEERS.items() if not p.missing())])
 def test_latency_of_the_embedded_classifier(engine: str, shape: tuple[int, int], wordnet: Any, benchmark: Any) -> None:
     batch = inputs(WORDNET.model().config, *shape)
     check(wordnet, batch, "cpu")
@@ -61,11 +65,12 @@ def test_latency_of_the_embedded_classifier(engine: str, shape: tuple[int, int],
         benchmark(wordnet[engine], batch)
 
 
-def calls_of(model: Any, folder: Path, device: str) -> dict[str, Callable[[Batch], torch.Tensor]]:
-    """The baseline and every engine, as functions from a batch to its logits."""
-    made = engines(model, folder, device)
+def calls_of(subject: Subject, model: Any, folder: Path, device: str) -> dict[str, Callable[[Batch], torch.Tensor]]:
+    """The baseline, every engine and every peer, as functions from a batch to its logits."""
+    made = engines(subject, model, folder, device)
     calls: dict[str, Callable[[Batch], torch.Tensor]] = {BASELINE: baseline(model, device)}
-    return calls | {name: partial(_logits, engine) for name, engine in made.items()}
+    calls |= {name: partial(_logits, engine) for name, engine in made.items()}
+    return calls | peers(subject, model, folder, device)
 
 
 def _logits(engine: Any, batch: Batch) -> torch.Tensor:
@@ -76,7 +81,8 @@ def check(calls: dict[str, Callable[[Batch], torch.Tensor]], batch: Batch, devic
     """Largest difference of each answer from the baseline's; a wrong one is not timed."""
     expected = calls[BASELINE](batch)
     differences = {name: float((call(batch) - expected).abs().max()) for name, call in calls.items()}
-    wrong = {n: d for n, d in differences.items() if n != BASELINE and not d <= tolerance(n, device)}
+    budgets = {name: PRECISIONS[precision_of(name, device)].budget.max_abs for name in calls}
+    wrong = {n: d for n, d in differences.items() if n not in PEERS and not d <= budgets[n]}
     assert not wrong, f"beyond the precision's budget from {BASELINE} at {list(batch.input_ids.shape)}: {wrong}"
     return differences
 
@@ -87,19 +93,21 @@ def measure(subject: Subject, device: str) -> Iterator[dict[str, Any]]:
     ceiling = gemm_ceiling(model.config, device)
     print(f"{subject.name}: matrix products at {ceiling} GFLOP/s; building the engines", flush=True)
     with tempfile.TemporaryDirectory(prefix="engines-") as folder:
-        calls = calls_of(model, Path(folder), device)
+        calls = calls_of(subject, model, Path(folder), device)
         sizes = {path.stem: path.stat().st_size for path in Path(folder).iterdir() if path.suffix in SUFFIXES}
         for shape in subject.shapes:
             batch = inputs(model.config, *shape).to(device)
             differences = check(calls, batch, device)
             taken = interleaved({n: partial(call, batch) for n, call in calls.items()}, rounds=ROUNDS, seconds=SECONDS)
             for name, latency in taken.items():
+                precision = precision_of(name, device)
+                limit = max(ceiling.get(precision, ceiling["fp32"]).values())
                 rate = gigaflop(model.config, *shape) / latency.p50_ms * 1e3
-                print(f"  {shape[0]}x{shape[1]:<4} {name:20} {latency.p50_ms:9.2f} ms", flush=True)
+                print(f"  {shape[0]}x{shape[1]:<4} {name:28} {latency.p50_ms:9.2f} ms", flush=True)
                 yield {
                     "model": subject.name,
                     "engine": name,
-                    "precision": "fp32" if name == BASELINE else subjects_of(device)[name][1],
+                    "precision": precision,
                     "batch": shape[0],
                     "length": shape[1],
                     "p50_ms": round(latency.p50_ms, 3),
@@ -108,8 +116,8 @@ def measure(subject: Subject, device: str) -> Iterator[dict[str, Any]]:
                     "speedup": round(latency.speedup_over(taken[BASELINE]), 3),
                     "tokens_per_s": round(shape[0] * shape[1] / latency.p50_ms * 1e3),
                     "gflop_per_s": round(rate, 1),
-                    "ceiling_gflop_per_s": max(ceiling.values()),
-                    "share_of_ceiling": round(rate / max(ceiling.values()), 3),
+                    "ceiling_gflop_per_s": limit,
+                    "share_of_ceiling": round(rate / limit, 3),
                     "max_abs_difference": differences[name],
                     "file_bytes": sizes.get(name),
                 }

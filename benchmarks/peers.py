@@ -1,0 +1,176 @@
+"""What others make of the same weights, timed in the same turns: transformers compiled, ONNX Runtime, OpenVINO, NNCF.
+
+All start from transformers' own model. OpenVINO and ONNX Runtime read the ONNX file that ``torch.onnx`` exports of it,
+with dynamic batch and length, and run with as many threads as PyTorch has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from albert_fast import Batch
+from albert_fast.batch import INPUT_NAMES
+
+Call = Callable[[Batch], Tensor]
+"""A batch to the classifier's logits."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One row of ``PEERS``: the precision whose error budget its answers are held to, and the packages it needs."""
+
+    precision: str
+    make: Callable[[Subject], Call]
+    needs: tuple[str, ...]
+
+    def missing(self) -> list[str]:
+        """The packages that it needs and this environment lacks."""
+        return [package for package in self.needs if importlib.util.find_spec(package) is None]
+
+
+class Subject:
+    """transformers' classifier, and the ONNX file of it, made once.
+
+    Args:
+        theirs: transformers' model in float32, in ``eval`` mode.
+        calibration: batches for tools that calibrate.
+        folder: an empty one, for files.
+    """
+
+    def __init__(self, theirs: nn.Module, calibration: list[Batch], folder: Path) -> None:
+        self.theirs, self.calibration, self.folder = theirs, calibration, folder
+
+    @cached_property
+    def exported(self) -> Path:
+        """The ONNX file."""
+        path = self.folder / "transformers.onnx"
+        example = torch.ones(2, 16, dtype=torch.int64)
+        shape = {0: Dim("batch", min=1, max=64), 1: Dim("length", min=1, max=512)}
+        with quiet(), torch.no_grad():
+            torch.onnx.export(
+                _LogitsOnly(self.theirs), (example, example.clone(), torch.zeros_like(example)), path, dynamo=True,
+                input_names=list(INPUT_NAMES), output_names=["logits"], dynamic_shapes=(shape, shape, shape),
+                external_data=False, verbose=False,
+            )  # fmt: skip
+        return path
+
+
+class _LogitsOnly(nn.Module):
+    """Three tensors in, one out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+        logits: Tensor = output.logits
+        return logits
+
+
+def compiled(subject: Subject) -> Call:
+    """``torch.compile`` of transformers' model with dynamic shapes."""
+    model = torch.compile(_LogitsOnly(subject.theirs), dynamic=True)
+
+    def call(batch: Batch) -> Tensor:
+        with torch.inference_mode(), quiet():
+            logits: Tensor = model(*batch.tensors())
+        return logits
+
+    return call
+
+
+def onnx_runtime_dynamic(subject: Subject) -> Call:
+    """``onnxruntime.quantization.quantize_dynamic`` after ``quant_pre_process``, as its own warning asks for."""
+    import onnxruntime
+    from onnxruntime.quantization import quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    source, quantized = subject.folder / "preprocessed.onnx", subject.folder / "dynamic.onnx"
+    with quiet():
+        quant_pre_process(subject.exported, source, skip_symbolic_shape=True)
+        quantize_dynamic(source, quantized)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(quantized, options, providers=["CPUExecutionProvider"])
+    return lambda batch: torch.from_numpy(session.run(["logits"], _feeds(batch))[0])
+
+
+def openvino(subject: Subject, *, precision: str) -> Call:
+    """OpenVINO, told to compute in ``"f32"`` or ``"bf16"`` and to answer one request as fast as it can."""
+    import openvino as ov
+
+    return _openvino(ov.convert_model(subject.exported), precision)
+
+
+def nncf(subject: Subject) -> Call:
+    """``nncf.quantize`` with ``model_type=TRANSFORMER`` on OpenVINO; what it leaves runs in bf16."""
+    with quiet():
+        import nncf
+        import openvino as ov
+
+        texts = [_feeds(batch) for batch in subject.calibration]
+        model = nncf.quantize(
+            ov.convert_model(subject.exported), nncf.Dataset(texts), subset_size=len(texts),
+            model_type=nncf.ModelType.TRANSFORMER,
+        )  # fmt: skip
+    return _openvino(model, "bf16")
+
+
+def _openvino(model: Any, precision: str) -> Call:
+    import openvino as ov
+
+    settings = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
+
+    def call(batch: Batch) -> Tensor:
+        request.infer(_feeds(batch), share_inputs=True)
+        return torch.from_numpy(request.get_output_tensor(0).data.copy())
+
+    return call
+
+
+def _feeds(batch: Batch) -> dict[str, Any]:
+    return dict(zip(INPUT_NAMES, (tensor.numpy() for tensor in batch.tensors()), strict=True))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what other tools print and log from the benchmark's own lines."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+_ONNX = ("onnx", "onnxscript")
+PEERS: Mapping[str, Peer] = {
+    "transformers, torch.compile": Peer("fp32", compiled, ()),
+    "ONNX Runtime dynamic int8": Peer("int8", onnx_runtime_dynamic, (*_ONNX, "onnxruntime")),
+    "OpenVINO": Peer("fp32", partial(openvino, precision="f32"), (*_ONNX, "openvino")),
+    "OpenVINO bf16": Peer("bf16", partial(openvino, precision="bf16"), (*_ONNX, "openvino")),
+    "OpenVINO, NNCF int8": Peer("int8", nncf, (*_ONNX, "openvino", "nncf")),
+}
+"""Whoever is installed is timed; on CUDA none of them is."""
