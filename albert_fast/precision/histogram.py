@@ -89,6 +89,8 @@ def percentile(histogram: Histogram, share: float = 99.99) -> float:
 
 def mse(histogram: Histogram) -> float:
     """``mse``: the range whose rounding and clipping leave the smallest mean squared error."""
+    if not histogram.amax:
+        return 0.0
     present = histogram.counts > 0
     x, weight = histogram.centers[present], histogram.counts[present]
     ranges = histogram.amax * np.linspace(_SMALLEST_SHARE, 1.0, _CANDIDATES)
