@@ -1,4 +1,4 @@
-"""How far two programs' answers are apart on the same text: top-1 answers changed, accuracy lost, divergence in nats."""
+"""How far two programs' answers are apart on the same text: answers changed, accuracy lost, divergence in nats."""
 
 from __future__ import annotations
 

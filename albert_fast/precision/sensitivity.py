@@ -23,8 +23,7 @@ from albert_fast.precision.divergence import (
 from albert_fast.precision.quantization import Quantization
 from albert_fast.precision.running import GraphRunner
 from albert_fast.precision.scales import Scales
-from albert_fast.precision.simulation import Simulation
-from albert_fast.precision.sites import Site
+from albert_fast.precision.simulation import Outputs, Simulation
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, and how many batches of it are done of how many."""
@@ -55,6 +54,22 @@ class Sensitivity:
 
 
 @dataclass(frozen=True)
+class Sensitivities:
+    """What ``sensitivities`` found.
+
+    Attributes:
+        sites: the most sensitive first, equals in the order of the graph.
+        weights: divergence of the program whose weights alone are rounded from the one where nothing is, in nats. No
+            kept site takes this away: a weight is rounded as long as one pass reads it rounded.
+        batches: how many were run.
+    """
+
+    sites: tuple[Sensitivity, ...]
+    weights: float
+    batches: int
+
+
+@dataclass(frozen=True)
 class Step:
     """One choice that was tried: how many of the most sensitive sites it kept, and what came of it.
 
@@ -82,8 +97,9 @@ class Mixed:
         drop: of the choice found.
         float32_accuracy: in per cent; None without labels.
         answers: how many were compared: one of them is ``100 / answers`` of a drop.
-        sites: every site, the most sensitive first; empty where the budget held at once.
-        steps: every choice tried, in that order; the last that holds with the fewest kept is the one found.
+        sites: every site, the most sensitive first; empty where the budget held at once, for none was measured.
+        weights: as in ``Sensitivities``; None where none was measured.
+        steps: every choice tried, in that order; the one found is the one that holds with the fewest kept.
         evaluations: runs over all batches, float32's among them; ``probed`` batches were run for the sensitivities.
     """
 
@@ -96,6 +112,7 @@ class Mixed:
     rest: str
     parts: tuple[str, ...]
     sites: tuple[Sensitivity, ...]
+    weights: float | None
     steps: tuple[Step, ...]
     evaluations: int
     probed: int
@@ -145,18 +162,16 @@ def search(
     quantization = Quantization(scales, tuple(parts), rest, tuple(keep))
     trial = _Trial(program, quantization, batches, labels, max_drop, tuple(keep_float32), progress)
     if trial.step(()).holds:
-        return trial.result((), (), 0)
+        return trial.result((), None)
     found = sensitivities(
         program, quantization, batches, keep_float32=keep_float32, probes=probes, progress=progress,
         simulation=trial.simulation,
     )  # fmt: skip
-    order = [one.place for one in found]
+    order = [one.place for one in found.sites]
     number = _shortest(len(order), lambda n: trial.step(order[:n]).holds)
     if number is None or number == len(order):
-        trial.refuse(len(order))
-    kept = tuple(order[:number])
-    marked = tuple(dataclasses.replace(one, kept=one.place in kept) for one in found)
-    return trial.result(kept, marked, len(_spread(batches, probes)))
+        raise ValueError(trial.refusal(len(order)))
+    return trial.result(tuple(order[:number]), found)
 
 
 def sensitivities(
@@ -168,8 +183,8 @@ def sensitivities(
     probes: int = PROBES,
     progress: Progress | None = None,
     simulation: Simulation | None = None,
-) -> tuple[Sensitivity, ...]:
-    """Measure every quantized site alone; the most sensitive comes first, equals in the order of the graph.
+) -> Sensitivities:
+    """Measure every quantized site alone.
 
     Args:
         program, batches, keep_float32, probes, progress: as in ``search``.
@@ -177,24 +192,22 @@ def sensitivities(
     """
     simulation = simulation or Simulation(program, quantization, keep_float32)
     sums = dict.fromkeys(simulation.places, 0.0)
-    total = 0
+    weights, total = 0.0, 0
     chosen = _spread(batches, probes)
     for done, batch in enumerate(chosen):
         expected = simulation.run_weights_only(batch)
-        number = 0
+        nats, number = divergence(expected, simulation.run(batch, simulation.places), batch)
+        weights, total = weights + nats, total + number
 
-        def add(place: str, outputs: dict[str, Any], expected: Any = expected, batch: Batch = batch) -> None:
-            nonlocal number
-            nats, number = divergence(outputs, expected, batch)
-            sums[place] += nats
+        def add(place: str, outputs: Outputs, expected: Outputs = expected, batch: Batch = batch) -> None:
+            sums[place] += divergence(outputs, expected, batch)[0]
 
         simulation.run_each_alone(batch, add)
-        total += number
         if progress is not None:
             progress("sensitivity of every site", done + 1, len(chosen))
-    by_place: dict[str, Site] = {site.place: site for site in quantization.sites(program)}
+    by_place = {site.place: site for site in quantization.sites(program)}
     found = [Sensitivity(s.tensor, s.pass_index, s.part, sums[place] / total) for place, s in by_place.items()]
-    return tuple(sorted(found, key=lambda one: -one.divergence))
+    return Sensitivities(tuple(sorted(found, key=lambda one: -one.divergence)), weights / total, len(chosen))
 
 
 class _Trial:
@@ -241,9 +254,10 @@ class _Trial:
         self.steps.append(Step(len(keep), drop, changed, accuracy, drop <= self.max_drop))
         return self.steps[-1]
 
-    def result(self, keep: tuple[str, ...], sites: tuple[Sensitivity, ...], probed: int) -> Mixed:
+    def result(self, keep: tuple[str, ...], measured: Sensitivities | None) -> Mixed:
         given = self.quantization
         labelled = self.labels is not None
+        sites = measured.sites if measured else ()
         return Mixed(
             keep=given.keep + keep,
             measure="accuracy" if labelled else "answers",
@@ -253,18 +267,19 @@ class _Trial:
             answers=self.count.answers,
             rest=given.rest,
             parts=given.parts,
-            sites=sites,
+            sites=tuple(dataclasses.replace(one, kept=one.place in keep) for one in sites),
+            weights=measured.weights if measured else None,
             steps=tuple(self.steps),
             evaluations=len(self.steps) + 1,
-            probed=probed,
+            probed=measured.batches if measured else 0,
         )
 
-    def refuse(self, number: int) -> None:
-        """Say that no choice holds the budget, and how near the search came."""
+    def refusal(self, number: int) -> str:
+        """Why no choice holds the budget, and how near the search came."""
         unit = "points of accuracy" if self.labels is not None else "% of the answers"
         with_all = next((step for step in self.steps if step.kept == number), None)
         best = min((step for step in self.steps if step.kept < number), key=lambda step: step.drop)
-        raise ValueError(
+        return (
             f"a drop of at most {self.max_drop:g} {unit} does not hold: {best.drop:.3g} with {best.kept} of {number} "
             "sites kept is the nearest"
             + (f", and {with_all.drop:.3g} with all of them in {self.quantization.rest}" if with_all else "")

@@ -40,9 +40,7 @@ class Simulation:
         ValueError: as ``int8.prepare``.
     """
 
-    def __init__(
-        self, program: ExportedProgram, quantization: Quantization, keep_float32: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, program: ExportedProgram, quantization: Quantization, keep_float32: Sequence[str] = ()) -> None:
         fp32.prepare(program, torch.float32)
         quantized = quantization.sites(program)
         rest = REST_DTYPES[quantization.rest]
