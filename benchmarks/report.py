@@ -1,4 +1,4 @@
-"""Rewrite the tables in the README and the docs from the files in benchmarks/results/.
+"""Rewrite the tables in the README and the docs, and engines.html, from the files in benchmarks/results/.
 
 python benchmarks/report.py            rewrite
 python benchmarks/report.py --check    exit with 1 where a table is not what the result files say
@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from engines_page import engines_page
 
 from albert_fast.engine import FORMATS
 from albert_fast.precision import PRECISIONS
@@ -215,21 +217,29 @@ def rewritten(text: str) -> str:
     return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end of table -->", fill, text, flags=re.DOTALL)
 
 
+def page() -> str:
+    """benchmarks/results/engines.html."""
+    document = read("engines.json")
+    return engines_page(document, conditions(document))
+
+
+def generated() -> dict[Path, str]:
+    """Every file that follows from the results, with the text it should have."""
+    wanted = {REPOSITORY / name: rewritten((REPOSITORY / name).read_text("utf-8")) for name in PAGES}
+    return {**wanted, RESULTS / "engines.html": page()}
+
+
 def main() -> int:
     """Rewrite the pages, or compare them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing")
     arguments = parser.parse_args()
-    stale = [
-        page
-        for page in PAGES
-        if rewritten((REPOSITORY / page).read_text("utf-8")) != (REPOSITORY / page).read_text("utf-8")
-    ]
-    for page in () if arguments.check else stale:
-        path = REPOSITORY / page
-        path.write_text(rewritten(path.read_text("utf-8")), encoding="utf-8")
+    stale = {path: text for path, text in generated().items() if not path.exists() or path.read_text("utf-8") != text}
+    for path, text in ({} if arguments.check else stale).items():
+        path.write_text(text, encoding="utf-8")
     if arguments.check and stale:
-        print(f"not what benchmarks/results says: {', '.join(stale)}; run python benchmarks/report.py", file=sys.stderr)
+        names = ", ".join(str(path.relative_to(REPOSITORY)) for path in stale)
+        print(f"not what benchmarks/results says: {names}; run python benchmarks/report.py", file=sys.stderr)
     return int(arguments.check and bool(stale))
 
 

@@ -1,0 +1,188 @@
+"""Two programs on the same texts: where their hidden states part, and which answers change."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from albert_fast.batch import Batch
+from albert_fast.precision.running import GraphRunner
+from albert_fast.precision.sites import canonical
+from albert_fast.report.data import Accuracy, Change, ErrorPerPass, PassError
+
+_EMBEDDINGS = "embeddings.LayerNorm.weight"
+_END_OF_PASS = ".full_layer_layer_norm.weight"
+
+
+def error_per_pass(
+    exact: ExportedProgram, typed: ExportedProgram, batches: Sequence[Batch], *, name: str = "int8"
+) -> ErrorPerPass:
+    """How far the hidden state of a prepared program is from float32 after the embeddings and after each pass.
+
+    Args:
+        exact: as captured, in float32.
+        typed: what ``precision.prepare`` made of it.
+        batches: real text; padding is left out.
+        name: what to call the program.
+    Raises:
+        ValueError: there is no batch, or ``typed`` lacks a LayerNorm of ``exact``: it was made of another program.
+    """
+    places = hidden_states(exact)
+    there = {node.name for node in typed.graph.nodes}
+    missing = [node for node in places if node not in there]
+    if missing or not batches:
+        reason = f"the {name} program has no {', '.join(missing)}" if missing else "there is no batch"
+        raise ValueError(f"errors per pass need a program prepared from the exact one, and text: {reason}")
+    sums = {node: _Sums() for node in places}
+    runners = _Watcher(exact, set(places)), _Watcher(typed, set(places))
+    for batch in batches:
+        mask = batch.tensors()[1].flatten(0, -2) != 0
+        states = [runner.look_at(batch) for runner in runners]
+        for node in places:
+            sums[node].add(*(_rows(one[node], mask) for one in states))
+    return ErrorPerPass(name, tuple(sums[node].error(after) for node, after in places.items()))
+
+
+def hidden_states(program: ExportedProgram) -> dict[str, str]:
+    """Node name -> ``"embeddings"`` or the number of the pass whose hidden state the node gives, in graph order."""
+    parameters = program.graph_signature.inputs_to_parameters
+    found: dict[str, str] = {}
+    for node in program.graph.nodes:
+        if node.target is not torch.ops.aten.layer_norm.default or not isinstance(node.args[2], Node):
+            continue
+        weight = canonical(parameters.get(node.args[2].name, ""))
+        if weight == _EMBEDDINGS:
+            found[node.name] = "embeddings"
+        elif weight.endswith(_END_OF_PASS):
+            found[node.name] = str(sum(after != "embeddings" for after in found.values()))
+    return found
+
+
+def predictions(program: ExportedProgram, batches: Sequence[Batch]) -> tuple[int, ...]:
+    """The class of every text.
+
+    Raises:
+        ValueError: the program does not answer with one row of scores for a text.
+    """
+    runner, found = GraphRunner(program), []
+    for batch in batches:
+        logits = runner.run_batch(batch).get("logits")
+        if logits is None or logits.dim() != 2:
+            shape = "no logits" if logits is None else f"logits of shape {list(logits.shape)}"
+            raise ValueError(f"accuracy is measured on logits [texts, classes], the program gives {shape}")
+        found += logits.argmax(-1).tolist()
+    return tuple(found)
+
+
+def accuracy(answers: Mapping[str, Sequence[int]], labels: Sequence[int]) -> tuple[Accuracy, ...]:
+    """How many answers are right, of each program, with the 95 % interval of Wilson 1927.
+
+    Args:
+        answers: ``{program: the class of every text}``; the first is what the others are compared with.
+        labels: the true classes.
+    Raises:
+        ValueError: there is no text, or a program has more or fewer answers.
+    """
+    wrong = [name for name, given in answers.items() if len(given) != len(labels)]
+    if wrong or not labels:
+        raise ValueError(f"expected {len(labels)} answers and at least one; another number gave: {', '.join(wrong)}")
+    found, reference = [], next(iter(answers.values()))
+    for name, given in answers.items():
+        right = sum(a == label for a, label in zip(given, labels, strict=True))
+        triples = list(zip(reference, given, labels, strict=True))
+        lost = sum(r == label != a for r, a, label in triples)
+        gained = sum(a == label != r for r, a, label in triples)
+        low, high = _wilson(right, len(labels))
+        changed = sum(r != a for r, a, _ in triples)
+        found.append(Accuracy(name, right, len(labels), low, high, lost, gained, changed))
+    return tuple(found)
+
+
+def confusion_changes(
+    before: Sequence[int], after: Sequence[int], labels: Sequence[int], names: Sequence[str]
+) -> tuple[Change, ...]:
+    """Which classes turned into which, most texts first.
+
+    Args:
+        before, after: the class of every text, in float32 and now.
+        labels: the true classes.
+        names: of the classes.
+    """
+    texts: Counter[tuple[int, int]] = Counter()
+    lost: Counter[tuple[int, int]] = Counter()
+    gained: Counter[tuple[int, int]] = Counter()
+    for b, a, label in zip(before, after, labels, strict=True):
+        if a != b:
+            texts[b, a] += 1
+            lost[b, a] += b == label
+            gained[b, a] += a == label
+    ordered = sorted(texts, key=lambda pair: (-texts[pair], pair))
+    return tuple(Change(names[b], names[a], texts[b, a], lost[b, a], gained[b, a]) for b, a in ordered)
+
+
+class _Watcher(GraphRunner):
+    """Keeps the values of some nodes, by name."""
+
+    def __init__(self, program: ExportedProgram, wanted: set[str]) -> None:
+        super().__init__(program)
+        self.wanted = wanted
+        self.values: dict[str, Tensor] = {}
+
+    def look_at(self, batch: Batch) -> dict[str, Tensor]:
+        self.values = {}
+        self.run_batch(batch)
+        return self.values
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if n.name in self.wanted:
+            self.values[n.name] = value
+        return value
+
+
+class _Sums:
+    """Sums over tokens, in float64, from which an error follows."""
+
+    def __init__(self) -> None:
+        self.count, self.largest = 0, 0.0
+        self.differences = self.squares = self.exact = self.other = self.product = 0.0
+
+    def add(self, exact: Tensor, other: Tensor) -> None:
+        e, o = exact.to(torch.float64), other.to(exact.device, torch.float64)
+        difference = (e - o).abs()
+        self.count += e.numel()
+        self.largest = max(self.largest, float(difference.max())) if e.numel() else self.largest
+        self.differences += float(difference.sum())
+        self.squares += float((difference**2).sum())
+        self.exact += float((e**2).sum())
+        self.other += float((o**2).sum())
+        self.product += float((e * o).sum())
+
+    def error(self, after: str) -> PassError:
+        length = math.sqrt(self.exact * self.other)
+        return PassError(
+            after,
+            self.differences / max(self.count, 1),
+            self.largest,
+            math.sqrt(self.squares / self.exact) if self.exact else 0.0,
+            self.product / length if length else 1.0,
+        )
+
+
+def _rows(state: Tensor, mask: Tensor) -> Tensor:
+    """The tokens of a hidden state ``[batch, length, hidden]`` that are not padding."""
+    return state.flatten(0, -3)[mask.to(state.device)]
+
+
+def _wilson(right: int, texts: int, z: float = 1.96) -> tuple[float, float]:
+    share, size = right / texts, 1 + z**2 / texts
+    middle = (share + z**2 / (2 * texts)) / size
+    half = z * math.sqrt(share * (1 - share) / texts + z**2 / (4 * texts**2)) / size
+    return max(0.0, middle - half), min(1.0, middle + half)

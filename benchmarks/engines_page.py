@@ -1,0 +1,158 @@
+"""The page benchmarks/results/engines.html: the figures of engines.json as charts, one model after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from albert_fast.report.axes import Axis
+from albert_fast.report.charts import Bar, Grid, Line, bar_chart, heat_map, line_chart
+from albert_fast.report.markup import Markup, number
+from albert_fast.report.page import Section, page
+from albert_fast.report.tables import Cell, card, table
+
+Row = dict[str, Any]
+MILLISECONDS = Axis("p50 latency", "ms", from_zero=True)
+ONCE = {
+    "file_bytes": ("File size", "MB", 1e-6),
+    "build_s": ("Build time", "s", 1.0),
+    "load_ms": ("Load time", "ms", 1.0),
+}
+"""What is measured once an engine: key in a row, title, unit, and the factor to it. Shown where a row has it."""
+
+
+def engines_page(document: dict[str, Any], conditions: str) -> str:
+    """The page's text.
+
+    Args:
+        document: of ``benchmarks/results/engines.json``.
+        conditions: under which the figures hold, in a sentence.
+    """
+    sections = []
+    for model in dict.fromkeys(row["model"] for row in document["rows"]):
+        rows = [row for row in document["rows"] if row["model"] == model]
+        sections.append(Section(model, (_fastest(rows, document["baseline"]),), tuple(_charts(rows, document))))
+    facts = [
+        ("measured", f"{document['what']}"),
+        ("conditions", conditions),
+        ("load average", f"{document['load_average']} on {document['cores']} cores"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in document["versions"].items() if version)),
+    ]
+    return page("How fast the engines are", sections, facts=facts)
+
+
+def _charts(rows: list[Row], document: dict[str, Any]) -> Iterator[Markup]:
+    shapes = list(dict.fromkeys((row["batch"], row["length"]) for row in rows))
+    for batch, length in shapes:
+        mine = [row for row in rows if (row["batch"], row["length"]) == (batch, length)]
+        yield _latency(mine, f"Batch {batch}, length {length}", document["baseline"])
+    for precision in dict.fromkeys(row["precision"] for row in rows):
+        yield from _curves([row for row in rows if row["precision"] == precision], precision)
+    yield from _shares(rows, shapes)
+    for key in ONCE:
+        yield from _once(rows, key)
+    yield _differences(rows, shapes)
+
+
+def _latency(rows: list[Row], title: str, baseline: str) -> Markup:
+    """Every engine at one shape, the fastest first."""
+    bars = [
+        Bar(
+            row["engine"],
+            row["p50_ms"],
+            row["p50_ms"],
+            row["p95_ms"],
+            f"{number(row['p50_ms'])} ms" + ("" if row["engine"] == baseline else f" ({row['speedup']:.1f}x)"),
+            _color(row, baseline),
+        )
+        for row in sorted(rows, key=lambda row: row["p50_ms"])
+    ]
+    note = f"Whisker: p95. In brackets: times as fast as {baseline}, the median over rounds."
+    return bar_chart(title, bars, axis=MILLISECONDS, note=note)
+
+
+def _curves(rows: list[Row], precision: str) -> Iterator[Markup]:
+    """Latency by length of one text, and tokens a second by batch, where several lengths or batches were measured."""
+    single = [row for row in rows if row["batch"] == 1]
+    lengths = tuple(sorted({row["length"] for row in single}))
+    if len(lengths) > 1:
+        x = Axis("length", "tokens", log=True, values=lengths)
+        lines = _lines(single, "length", lambda row: row["p50_ms"])
+        yield line_chart(f"One text, {precision}", lines, x=x, y=Axis("p50 latency", "ms", log=True))
+    by_length: dict[int, set[int]] = {}
+    for row in rows:
+        by_length.setdefault(row["length"], set()).add(row["batch"])
+    for length, batches in by_length.items():
+        if len(batches) > 1:
+            x = Axis("batch", "texts", log=True, values=tuple(sorted(batches)))
+            lines = _lines([row for row in rows if row["length"] == length], "batch", lambda row: row["tokens_per_s"])
+            y = Axis("tokens per second", from_zero=True)
+            yield line_chart(f"Throughput at length {length}, {precision}", lines, x=x, y=y)
+
+
+def _lines(rows: list[Row], key: str, value: Callable[[Row], float]) -> list[Line]:
+    engines = dict.fromkeys(row["engine"] for row in rows)
+    return [
+        Line(
+            engine,
+            tuple((row[key], value(row)) for row in rows if row["engine"] == engine),
+            dash=("solid", "dashed", "dotted")[index // 8 % 3],
+        )
+        for index, engine in enumerate(engines)
+    ]
+
+
+def _shares(rows: list[Row], shapes: list[tuple[int, int]]) -> Iterator[Markup]:
+    """How near each engine comes to the machine's own matrix products in its precision."""
+    ceilings = {row["precision"]: row["ceiling_gflop_per_s"] for row in rows}
+    if len(set(ceilings.values())) == 1:  # only float32's ceiling was measured
+        ceilings = {name: limit for name, limit in ceilings.items() if name == "fp32"}
+    shown = [row for row in rows if row["precision"] in ceilings]
+    if not shown:
+        return
+    values = {(row["engine"], row["batch"], row["length"]): row["share_of_ceiling"] for row in shown}
+    engines = tuple(dict.fromkeys(row["engine"] for row in shown))
+    grid = Grid(
+        "engine",
+        engines,
+        tuple(f"{b}x{s}" for b, s in shapes),
+        tuple(tuple(values.get((engine, *shape)) for shape in shapes) for engine in engines),
+        Axis("share of the machine's matrix products"),
+    )
+    limits = ", ".join(f"{name} {limit:.0f} GFLOP/s" for name, limit in ceilings.items())
+    yield heat_map("Share of the machine's limit", grid, note=f"1 is the best matrix product in this run: {limits}.")
+
+
+def _once(rows: list[Row], key: str) -> Iterator[Markup]:
+    """What does not depend on the shape."""
+    title, unit, factor = ONCE[key]
+    values = {row["engine"]: row for row in rows if row.get(key)}
+    if values:
+        bars = [Bar(name, row[key] * factor, color=_color(row, "")) for name, row in values.items()]
+        yield bar_chart(title, bars, axis=Axis(title.lower(), unit, from_zero=True))
+
+
+def _differences(rows: list[Row], shapes: list[tuple[int, int]]) -> Markup:
+    """How far the answers are apart that were timed."""
+    values = {(row["engine"], row["batch"], row["length"]): row["max_abs_difference"] for row in rows}
+    lines: list[list[Cell]] = [
+        [engine, *(values.get((engine, *shape)) for shape in shapes)]
+        for engine in dict.fromkeys(row["engine"] for row in rows)
+    ]
+    columns = ["engine", *(f"{b}x{s}" for b, s in shapes)]
+    return card("Largest difference of a logit", table("From the baseline's, before timing", columns, lines))
+
+
+def _fastest(rows: list[Row], baseline: str) -> str:
+    """The fastest engine of every shape, in a sentence."""
+    said = []
+    for shape in dict.fromkeys((row["batch"], row["length"]) for row in rows):
+        best = min((r for r in rows if (r["batch"], r["length"]) == shape), key=lambda row: row["p50_ms"])
+        said.append(f"{shape[0]}x{shape[1]} {best['engine']} {number(best['p50_ms'])} ms ({best['speedup']:.1f}x)")
+    return f"Fastest at batch x length, and times as fast as {baseline}: {'; '.join(said)}."
+
+
+def _color(row: Row, baseline: str) -> int:
+    """One colour a precision; the baseline has its own."""
+    colors = {"fp32": 0, "bf16": 1, "int8": 2, "fp16": 3}
+    return 7 if row["engine"] == baseline else colors.get(row["precision"], 4)
