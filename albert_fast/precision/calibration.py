@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +74,7 @@ def collect(
     *,
     source: str = "",
     progress: Callable[[int], None] | None = None,
+    smoothing: Mapping[str, Sequence[float]] | None = None,
 ) -> Statistics:
     """Run a program on calibration text and keep what ``Statistics`` says.
 
@@ -82,12 +83,13 @@ def collect(
         batches: real text, of shapes that the program takes.
         source: where the text is from, for the scales file.
         progress: told after every batch how many texts are done.
+        smoothing: what tensors are divided by before they are looked at, as in ``Scales``.
     Raises:
         ValueError: the program is not float32, there is no batch, or a tensor is NaN or infinite: the message names it,
             its pass and the batch.
     """
     fp32.prepare(program, torch.float32)
-    recorder = _Recorder(program)
+    recorder = _Recorder(program, smoothing or {})
     digest = hashlib.sha256()
     texts = tokens = 0
     for number, batch in enumerate(batches):
@@ -129,8 +131,9 @@ class _NotFinite(ValueError):
 class _Recorder(GraphRunner):
     """Keeps histograms and channel ranges of what the sites read."""
 
-    def __init__(self, program: ExportedProgram) -> None:
+    def __init__(self, program: ExportedProgram, smoothing: Mapping[str, Sequence[float]]) -> None:
         super().__init__(program)
+        self._factors = {tensor: 1 / torch.tensor(one, device=self.device) for tensor, one in smoothing.items()}
         self.histograms: dict[str, list[Histogram]] = {}
         self.channels: dict[str, list[Tensor]] = {}
         self._sites: dict[str, list[Site]] = {}
@@ -152,6 +155,8 @@ class _Recorder(GraphRunner):
 
     def _note(self, site: Site, x: Tensor) -> None:
         magnitudes = self._without_padding(site, x.detach().to(torch.float32)).abs()
+        if site.tensor in self._factors:
+            magnitudes = magnitudes * self._factors[site.tensor]
         passes = self.histograms.setdefault(site.tensor, [])
         if len(passes) <= site.pass_index:
             passes.append(Histogram())

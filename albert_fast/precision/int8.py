@@ -10,6 +10,7 @@ stands; on x86 with zero point 128, which holds the same numbers.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Graph, Node
 
 from albert_fast.precision import fp32, half
+from albert_fast.precision.folding import folded, with_tensors
 from albert_fast.precision.policy import aten
 from albert_fast.precision.quantization import Quantization
 from albert_fast.precision.sites import Site
@@ -56,9 +58,11 @@ def prepare(
     if quantization is None:
         raise ValueError("int8 needs scales: calibrate on text of yours and give the scales file")
     sites = quantization.sites(program)
+    program, scales = folded(program, quantization.scales)
+    quantization = dataclasses.replace(quantization, scales=scales)
     rest = REST_DTYPES[quantization.rest]
     if rest is torch.float32:
-        typed = _copied(program)
+        typed = with_tensors(program, program.state_dict)
     else:
         typed = half.prepare(program, rest, keep_float32)
     editor = _Editor(typed, program, quantization, rest)
@@ -241,18 +245,3 @@ class _Editor:
         node = self.graph.call_function(op, arguments, keywords or {})
         node.meta["val"] = op(*torch.fx.map_arg(arguments, lambda n: n.meta["val"]), **(keywords or {}))
         return node
-
-
-def _copied(program: ExportedProgram) -> ExportedProgram:
-    """The same program around a graph of its own."""
-    graph_module = copy.deepcopy(program.graph_module)
-    return ExportedProgram(
-        root=graph_module,
-        graph=graph_module.graph,
-        graph_signature=copy.deepcopy(program.graph_signature),
-        state_dict=program.state_dict,
-        range_constraints=program.range_constraints,
-        module_call_graph=program.module_call_graph,
-        example_inputs=program.example_inputs,
-        constants=program.constants,
-    )

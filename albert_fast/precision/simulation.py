@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_unflatten
 
 from albert_fast.batch import Batch
 from albert_fast.precision import fp32, half
+from albert_fast.precision.folding import folded
 from albert_fast.precision.int8 import QMAX, REST_DTYPES, qd, quantized_weight
 from albert_fast.precision.policy import aten
 from albert_fast.precision.quantization import Quantization
@@ -43,10 +44,10 @@ class Simulation:
     def __init__(self, program: ExportedProgram, quantization: Quantization, keep_float32: Sequence[str] = ()) -> None:
         fp32.prepare(program, torch.float32)
         quantized = quantization.sites(program)
+        program, self._scales = folded(program, quantization.scales)
         rest = REST_DTYPES[quantization.rest]
         self._typed = program if rest is torch.float32 else half.prepare(program, rest, keep_float32)
         self._exact, self._rest = program, rest
-        self._scales = quantization.scales
         self._sites = quantized
         self._tables = _word_tables(program) if "embeddings" in quantization.parts else frozenset()
         self._rounded: dict[str, Tensor] = {}
