@@ -19,7 +19,7 @@ from albert_fast.precision.running import GraphRunner
 from albert_fast.precision.scales import CalibrationText, Scales
 from albert_fast.report import Labelled, calibration_page, export_page, gather
 from albert_fast.report.comparing import accuracy, confusion_changes, error_per_pass, hidden_states, predictions
-from albert_fast.report.data import FileSize, Kept
+from albert_fast.report.data import FileSize, Kept, TensorRange
 
 HEAD = "sequence-classification"
 LAYER = "encoder.albert_layer_groups.0.albert_layers.0"
@@ -70,6 +70,15 @@ def test_scales_without_statistics_give_their_ranges_alone() -> None:
     assert not any(one.largest + one.clipped + one.signal_db for one in found)
 
 
+def test_a_smoothed_tensor_is_not_compared_with_what_was_seen_before_smoothing() -> None:
+    scales = statistics_of().scales("max")
+    tensor = f"{LAYER}.ffn.input"
+    smoothed = dataclasses.replace(scales, smoothing={tensor: (1.0,) * CONFIG.hidden_size})
+    found = {one.tensor: one for one in gather.ranges(smoothed, statistics_of())}
+    assert found[tensor] == TensorRange(tensor, scales.amax[tensor], smoothed=True)
+    assert found[f"{LAYER}.attention.input"].largest
+
+
 def test_the_largest_channel_is_found_in_every_pass() -> None:
     amax = torch.ones(2, 200)
     amax[0, 17], amax[1, 3] = 30.0, 0.5
@@ -81,6 +90,15 @@ def test_the_largest_channel_is_found_in_every_pass() -> None:
 
 def test_the_hidden_state_is_watched_after_the_embeddings_and_after_each_pass() -> None:
     assert list(hidden_states(graph_of(HEAD)).values()) == ["embeddings", *map(str, range(PASSES))]
+
+
+def test_smoothing_that_is_folded_into_the_embeddings_is_no_error() -> None:
+    scales = statistics_of().scales("max")
+    tensor = "encoder.embedding_hidden_mapping_in.input"
+    smoothing = tuple((torch.arange(CONFIG.embedding_size) % 4 + 1.0).tolist())
+    quantization = Quantization(dataclasses.replace(scales, smoothing={tensor: smoothing}), parts=("encoder",))
+    typed = prepare(graph_of(HEAD), "int8", quantization=quantization)
+    assert error_per_pass(graph_of(HEAD), typed, batches_of(HEAD)).passes[0].relative < 1e-5
 
 
 def test_a_program_is_not_away_from_itself() -> None:

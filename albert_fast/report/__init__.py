@@ -110,9 +110,11 @@ def export_page(
 def _facts(scales: Scales) -> tuple[tuple[str, str], ...]:
     """Under which the ranges hold."""
     text = scales.text
+    smoothed = [("smoothed", f"{len(scales.smoothing)} tensors (SmoothQuant)")] if scales.smoothing else []
     return (
         ("ranges", scales.method),
         ("calibrated on", f"{text.texts:,} texts, {text.tokens:,} tokens{f' of {text.source}' if text.source else ''}"),
+        *smoothed,
         ("scales", f"sha256 {scales.digest[:16]}"),
         ("weights", f"sha256 {scales.model[:16]}"),
     )

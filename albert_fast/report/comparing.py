@@ -17,7 +17,7 @@ from albert_fast.precision.running import GraphRunner
 from albert_fast.precision.sites import canonical
 from albert_fast.report.data import Accuracy, Change, ErrorPerPass, PassError
 
-_EMBEDDINGS = "embeddings.LayerNorm.weight"
+_EMBEDDINGS = "encoder.embedding_hidden_mapping_in.weight"
 _END_OF_PASS = ".full_layer_layer_norm.weight"
 
 
@@ -32,7 +32,7 @@ def error_per_pass(
         batches: real text; padding is left out.
         name: what to call the program.
     Raises:
-        ValueError: there is no batch, or ``typed`` lacks a LayerNorm of ``exact``: it was made of another program.
+        ValueError: there is no batch, or ``typed`` lacks a node of ``exact``: it was made of another program.
     """
     places = hidden_states(exact)
     there = {node.name for node in typed.graph.nodes}
@@ -53,14 +53,14 @@ def error_per_pass(
 def hidden_states(program: ExportedProgram) -> dict[str, str]:
     """Node name -> ``"embeddings"`` or the number of the pass whose hidden state the node gives, in graph order."""
     parameters = program.graph_signature.inputs_to_parameters
+    weight_argument = {torch.ops.aten.linear.default: 1, torch.ops.aten.layer_norm.default: 2}
     found: dict[str, str] = {}
     for node in program.graph.nodes:
-        if node.target is not torch.ops.aten.layer_norm.default or not isinstance(node.args[2], Node):
-            continue
-        weight = canonical(parameters.get(node.args[2].name, ""))
-        if weight == _EMBEDDINGS:
+        weight = node.args[weight_argument[node.target]] if node.target in weight_argument else None
+        name = canonical(parameters.get(weight.name, "")) if isinstance(weight, Node) else ""
+        if name == _EMBEDDINGS:
             found[node.name] = "embeddings"
-        elif weight.endswith(_END_OF_PASS):
+        elif name.endswith(_END_OF_PASS):
             found[node.name] = str(sum(after != "embeddings" for after in found.values()))
     return found
 

@@ -16,6 +16,7 @@ class TensorRange:
         clipped: share of the numbers beyond the chosen range.
         signal_db, merged_signal_db: power of the tensor by that of its int8 rounding error, in decibels, with the range
             of the pass and with one range for all passes.
+        smoothed: whether the range is of the tensor divided by SmoothQuant's factors.
     """
 
     tensor: str
@@ -25,6 +26,7 @@ class TensorRange:
     clipped: tuple[float, ...] = ()
     signal_db: tuple[float, ...] = ()
     merged_signal_db: tuple[float, ...] = ()
+    smoothed: bool = False
 
     @property
     def merged(self) -> float:
@@ -79,7 +81,7 @@ class PassError:
     """How far the hidden state is from float32 after a pass, over all tokens but padding.
 
     Attributes:
-        after: ``"embeddings"``, or the number of the pass, from 0.
+        after: ``"embeddings"``, as the first pass reads them, or the number of the pass, from 0.
         mean_abs, max_abs: of the difference.
         relative: root mean square of the difference by that of the float32 state.
         cosine: of both states, flattened.

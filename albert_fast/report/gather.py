@@ -22,12 +22,16 @@ QMAX = 127
 
 
 def ranges(scales: Scales, statistics: Statistics | None = None) -> tuple[TensorRange, ...]:
-    """The range of every tensor that the scales name; with statistics also what it cuts off and how exact it is."""
+    """The range of every tensor that the scales name; with statistics also what it cuts off and how exact it is.
+
+    Of a smoothed tensor there is only the range: statistics saw it before it was smoothed.
+    """
     found = []
     for tensor, chosen in scales.amax.items():
         seen = statistics.histograms.get(tensor, []) if statistics is not None else []
-        if len(seen) != len(chosen):
-            found.append(TensorRange(tensor, tuple(chosen)))
+        smoothed = tensor in scales.smoothing
+        if len(seen) != len(chosen) or smoothed:
+            found.append(TensorRange(tensor, tuple(chosen), smoothed=smoothed))
             continue
         pairs = list(zip(seen, chosen, strict=True))
         found.append(

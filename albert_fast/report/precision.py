@@ -144,6 +144,8 @@ def _range_chart(one: TensorRange, name: str) -> Markup:
         f"{_what(one.tensor)} Range {number(min(one.chosen))} to {number(one.merged)}; merged, the smallest would keep "
         f"{levels:.0f} of 127 magnitudes."
     )
+    if one.smoothed:
+        note += " The range is of the tensor divided by its smoothing."
     if one.clipped:
         note += f" Clipped: at most {percent(max(one.clipped), 3)} of the numbers of a pass (shaded)."
     return line_chart(name, lines, x=_passes(len(one.chosen)), y=Axis("magnitude", from_zero=True), note=note.strip())
