@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_checkpoint import write_small_checkpoint
+from small_checkpoint import LABELS, SENTENCES, write_small_checkpoint
 
 from albert_fast import AlbertForMaskedLM, engine
 from albert_fast.capture import capture
@@ -126,6 +126,62 @@ def test_a_broken_scales_file_and_scales_of_another_model_stop_the_export(
     with pytest.raises(ValueError, match="these scales are of another model"):
         export(recipe_of(other, tmp_path / "engine.pt2", scales=str(scales)))
     assert not (tmp_path / "engine.pt2").exists()
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of 120 texts that the small checkpoint's vocabulary knows, and their classes."""
+    words = [word for sentence in SENTENCES for word in sentence.split()]
+    rows = [" ".join(words[(7 * i + 3 * k) % len(words)] for k in range(4 + i % 9)) for i in range(120)]
+    path = tmp_path_factory.mktemp("texts") / "texts.tsv"
+    path.write_text("text\tlabel\n" + "".join(f"{row}\t{LABELS[i % 3]}\n" for i, row in enumerate(rows)))
+    return path
+
+
+def test_calibration_text_gives_the_scales_that_lie_beside_the_engine(
+    checkpoint: Path, texts: Path, tmp_path: Path
+) -> None:
+    manifest = export(recipe_of(checkpoint, tmp_path / "e.pt2", calibration=str(texts), column="text", method="max"))
+    kept = Scales.read(tmp_path / "e.pt2.scales.json")
+    assert manifest.scales_digest == kept.digest
+    assert (kept.text.source, kept.method) == (str(texts), "max")
+    again = export(recipe_of(checkpoint, tmp_path / "again.pt2", scales=str(tmp_path / "e.pt2.scales.json")))
+    assert (again.scales_digest, again.error) == (manifest.scales_digest, manifest.error)
+    assert not (tmp_path / "again.pt2.scales.json").exists()
+
+
+def test_max_drop_keeps_what_it_needs_and_says_what_it_tried(checkpoint: Path, texts: Path, tmp_path: Path) -> None:
+    words = {"calibration": str(texts), "column": "text", "method": "max"}
+    generous = export(recipe_of(checkpoint, tmp_path / "e.pt2", **words, max_drop=100))
+    assert generous.notes["quantization"]["kept"] == []
+    found = generous.notes["quantization"]["search"]
+    assert (found["measure"], len(found["steps"])) == ("answers", 1)
+    drop = found["drop"]
+    assert drop > 0, "random weights leave every answer open"
+    strict = export(recipe_of(checkpoint, tmp_path / "e.pt2", **words, max_drop=0.8 * drop))
+    assert strict.notes["quantization"]["kept"]
+    assert strict.notes["quantization"]["search"]["drop"] <= 0.8 * drop
+
+
+def test_labels_make_max_drop_count_accuracy(texts: Path, tmp_path: Path) -> None:
+    classifier = write_small_checkpoint(tmp_path / "classifier", "sequence-classification")
+    words = {"calibration": str(texts), "column": "text", "label_column": "label", "method": "max", "max_drop": 50}
+    noted = export(recipe_of(classifier, tmp_path / "e.pt2", **words)).notes["quantization"]
+    assert noted["search"]["measure"] == "accuracy"
+    assert noted["search"]["float32_accuracy"] is not None
+
+
+def test_labels_that_the_model_does_not_know_are_named(checkpoint: Path, texts: Path, tmp_path: Path) -> None:
+    words = {"calibration": str(texts), "column": "text", "max_drop": 1}
+    with pytest.raises(ValueError, match="label_column is for sequence-classification, the head is masked-lm"):
+        export(recipe_of(checkpoint, tmp_path / "e.pt2", **words, label_column="label"))
+    classifier = write_small_checkpoint(tmp_path / "classifier", "sequence-classification")
+    strange = tmp_path / "strange.tsv"
+    strange.write_text(texts.read_text().replace("\tverb", "\tvreb"))
+    with pytest.raises(ValueError, match=r"labels in the column label that the model does not know: 'vreb'; it knows"):
+        export(
+            recipe_of(classifier, tmp_path / "e.pt2", **{**words, "calibration": str(strange)}, label_column="label")
+        )
 
 
 def test_the_rest_is_what_suits_format_and_device_unless_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from albert_fast.precision import METHODS, PARTS, PRECISIONS, RESTS
 from albert_fast.recipe import Recipe, export
 from albert_fast.recipe.quantizing import AUTO
 
-_QUANTIZE = ("scales", "calibration", "column", "method", "parts", "rest", "keep", "max_drop")
+_QUANTIZE = ("scales", "calibration", "column", "label_column", "method", "parts", "rest", "keep", "max_drop")
 _OVERRIDES = ("head", "format", "precision", "profile", "attention", "device", "output", "revision")
 
 
@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     quantize.add_argument("--scales", metavar="FILE", help="scales file of albert-fast calibrate; or")
     quantize.add_argument("--calibration", metavar="TEXTS", help="text to calibrate on: a file, one text a line")
     quantize.add_argument("--column", help="of the calibration text, where it is a table")
+    quantize.add_argument("--label-column", help="of the calibration text: the labels, for --max-drop of a classifier")
     quantize.add_argument("--method", choices=METHODS, help="how ranges are chosen in calibration; percentile")
     quantize.add_argument(
         "--parts", type=_names, help=f"what is quantized, of {', '.join(PARTS)}; encoder unless given"
@@ -64,7 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep", metavar="TENSOR[@PASS]", type=_names, help="what stays in that precision all the same"
     )
     quantize.add_argument(
-        "--max-drop", type=float, metavar="POINTS", help="keep the most sensitive until accuracy drops by no more"
+        "--max-drop",
+        type=float,
+        metavar="POINTS",
+        help="keep the most sensitive until accuracy drops (without labels: answers change) by no more",
     )
 
 

@@ -23,9 +23,10 @@ from albert_fast.engine.measure import exceeded
 from albert_fast.errors import EngineError, MissingDependencyError
 from albert_fast.heads import HEADS, head_of
 from albert_fast.pipelines.sources import tokenizer_folder
-from albert_fast.precision import PRECISIONS, Quantization, prepare
+from albert_fast.precision import PRECISIONS, prepare
 from albert_fast.recipe import quantizing
 from albert_fast.recipe.references import answers, reference_batches
+from albert_fast.recipe.scaling import scale
 from albert_fast.recipe.words import Recipe
 
 if TYPE_CHECKING:
@@ -57,10 +58,11 @@ class Source:
 def export(recipe: Recipe, progress: Progress | None = None) -> Manifest:
     """Build the engine that a recipe asks for, prove it, and write it with its manifest and tokenizer.
 
-    The engine lies at ``recipe.output``, its manifest beside it, and in ``<engine file>.tokenizer`` the tokenizer,
-    where the checkpoint has one. They appear together, after the file has been loaded and found within the error budget
-    of its precision; where anything fails, what lay there before stays as it was. A format whose files run on a device
-    that is missing here is measured on what its row offers instead; ``manifest.measured_on`` says what that was.
+    The engine lies at ``recipe.output``, its manifest beside it, in ``<engine file>.tokenizer`` the tokenizer, if the
+    checkpoint has one, and in ``<engine file>.scales.json`` the scales, if they were found on the way. They appear
+    together, after the file has been loaded and found within the error budget of its precision; where anything fails,
+    what lay there before stays as it was. A format whose files run on a device that is missing here is measured on what
+    its row offers instead; ``manifest.measured_on`` says what that was.
 
     Args:
         progress: told the name of every stage as it begins.
@@ -94,7 +96,11 @@ def export_source(source: Source, recipe: Recipe, output: Path, tell: Progress) 
     profiles = recipe.profiles or (_widest(config),)
     tell("capturing the graph")
     exact = capture(with_attention(eager, attention), hull(profiles))
-    chosen = _quantization(recipe, device)
+    scaled = None
+    if recipe.quantize is not None:
+        seen, row = with_attention(eager, attention), engines.FORMATS[recipe.format]
+        scaled = scale(recipe.quantize, seen, source.tokenizer, row=row, device=device, tell=tell)
+    chosen = scaled.quantization if scaled is not None else None
     program = prepare(exact, recipe.precision, quantization=chosen)
 
     tell("answering the fixed batch in float32 eager")
@@ -131,21 +137,17 @@ def export_source(source: Source, recipe: Recipe, output: Path, tell: Progress) 
             _verify(temporary, device, references, recipe.precision)
         kept = tokenizer_folder(output) if source.tokenizer is not None else None
         notes = {**manifest.notes, "tokenizer": kept and kept.name}
-        if chosen is not None:
-            notes["quantization"] = quantizing.notes(chosen)
+        if scaled is not None:
+            notes["quantization"] = quantizing.notes(scaled.quantization)
+            if scaled.mixed is not None:
+                notes["quantization"]["search"] = scaled.mixed.to_dict()
+            if scaled.statistics is not None:
+                scaled.quantization.scales.save(scales_file(temporary))
         manifest = dataclasses.replace(manifest, notes=notes)
         if source.tokenizer is not None:
             source.tokenizer.save_pretrained(tokenizer_folder(temporary))
         _publish(temporary, output, manifest)
     return manifest
-
-
-def _quantization(recipe: Recipe, device: str) -> Quantization | None:
-    """Scales and what to quantize with them, for a precision that quantizes."""
-    scales = quantizing.read_scales(recipe.quantize)
-    if recipe.quantize is None or scales is None:
-        return None
-    return quantizing.quantization(recipe.quantize, scales, engines.FORMATS[recipe.format], device)
 
 
 def _verify(path: Path, device: str, references: list[Any], precision: str) -> None:
@@ -232,9 +234,16 @@ def _tokenizer(folder: Path) -> Any:
     return AlbertTokenizer.from_pretrained(folder)
 
 
+def scales_file(output: Path) -> Path:
+    """Where the scales lie that an export has found on calibration text."""
+    return output.with_name(f"{output.name}.scales.json")
+
+
 def _publish(temporary: Path, output: Path, manifest: Manifest) -> None:
     """Move the engine file, its tokenizer and its manifest into place; without its manifest nothing is loaded."""
     manifest_path(output).unlink(missing_ok=True)
+    if scales_file(temporary).exists():
+        os.replace(scales_file(temporary), scales_file(output))
     new, place = tokenizer_folder(temporary), tokenizer_folder(output)
     if place.exists():
         os.replace(place, new.with_name(new.name + ".old"))  # goes with the temporary folder

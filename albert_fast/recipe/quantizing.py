@@ -22,18 +22,21 @@ class Quantize:
     Attributes:
         scales: a scales file of ``albert-fast calibrate``; or else
         calibration: a file of text to calibrate on, as ``albert_fast.calibrate`` reads it.
-        column: of ``calibration``, where it is a table.
+        column: of ``calibration``, where it is a table: the one that holds the text.
+        label_column: the one that holds each text's label, for ``max_drop`` of a classifier.
         method: row of ``precision.METHODS``, by which ranges are chosen in calibration.
         parts: rows of ``precision.PARTS``.
         rest: precision of everything else; ``"auto"`` is what suits the format on the device, and this machine.
         keep: tensors, or ``tensor@pass``, that stay in ``rest``.
-        max_drop: the drop in accuracy that is allowed, in points; where it is exceeded, the most sensitive tensors and
-            passes are kept in ``rest`` until it holds. Needs ``calibration``. None keeps nothing but ``keep``.
+        max_drop: how much accuracy may drop, in points, with ``label_column``; without, how many of the answers may
+            change, in per cent. The most sensitive tensors and passes are kept in ``rest`` until it holds. It is
+            measured on ``calibration``, on other texts than the ranges are found on. None keeps nothing but ``keep``.
     """
 
     scales: Path | None = None
     calibration: Path | None = None
     column: str | None = None
+    label_column: str | None = None
     method: str = "percentile"
     parts: tuple[str, ...] = ("encoder",)
     rest: str = AUTO
@@ -65,7 +68,7 @@ def problems(values: Any) -> list[str]:
         return [f"quantize is {values!r}, expected a table such as {{scales = 'model.scales.json'}}"]
     names = [field.name for field in dataclasses.fields(Quantize)]
     found = [f"quantize has the unknown key {key!r}, expected {', '.join(names)}" for key in values if key not in names]
-    for name in ("scales", "calibration", "column"):
+    for name in ("scales", "calibration", "column", "label_column"):
         if not isinstance(values.get(name), str | Path | None):
             found.append(f"quantize.{name} is {values[name]!r}, expected a name")
     choices = {"method": tuple(METHODS), "rest": (AUTO, *RESTS)}
@@ -80,6 +83,8 @@ def problems(values: Any) -> list[str]:
         found.append(f"quantize.max_drop is {drop!r}, expected points between 0 and 100, such as 0.5")
     elif drop is not None and values.get("calibration") is None:
         found.append("quantize.max_drop measures on text: name it as quantize.calibration")
+    if values.get("label_column") is not None and drop is None:
+        found.append("quantize.label_column is for quantize.max_drop, which is not given")
     return found
 
 
@@ -135,11 +140,6 @@ def notes(chosen: Quantization) -> dict[str, Any]:
         "smoothed": sorted(scales.smoothing),
         "calibration": dataclasses.asdict(scales.text),
     }
-
-
-def quantization(words: Quantize, scales: Scales, row: Format, device: str) -> Quantization:
-    """What ``precision.prepare`` is to do."""
-    return Quantization(scales, words.parts, rest_of(row, words.rest, device), words.keep)
 
 
 def _value(values: Any, name: str) -> Any:
