@@ -14,8 +14,8 @@ from albert_fast.cli import demo
 from albert_fast.cli.stopwatch import Latency
 from albert_fast.engine import FORMATS, inspect, machine
 
-WRITTEN = [row.name for row in demo.here()[0]]
-RUN = [name for name in WRITTEN if machine.has_device(FORMATS[name].devices[0])]
+WRITTEN = [(head, row.name, precision) for head, row, precision in demo.plan(demo.here()[0])]
+RUN = [one for one in WRITTEN if machine.has_device(FORMATS[one[1]].devices[0])]
 
 
 @pytest.fixture(scope="module")
@@ -33,20 +33,37 @@ def test_the_demo_goes_through_and_reports_each_stage_on_stderr(
 ) -> None:
     _, done = finished
     assert done.returncode == 0, done.stderr
-    for words in ("capturing the graph", "verifying the file", "run in a fresh process", "time 8x64 against eager"):
+    for words in (
+        "calibrate: running 256 texts",
+        "capturing the graph",
+        "verify on real text",
+        "verifying the file",
+        "run in a fresh process",
+        "time 8x64 against eager",
+    ):
         assert words in done.stderr
 
 
 @pytest.mark.slow
-def test_the_demo_leaves_a_sound_engine_of_every_file_format_for_both_heads(
+def test_the_demo_leaves_a_sound_engine_of_everything_it_planned(
     finished: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     folder, _ = finished
-    suffixes = {FORMATS[name].suffix for name in WRITTEN}
+    suffixes = {FORMATS[name].suffix for _, name, _ in WRITTEN}
     found = [inspect(path) for path in sorted(folder.iterdir()) if path.suffix in suffixes]
-    assert {(one["head"], one["format"]) for one in found} == {(h, f) for h in demo.TEXTS for f in WRITTEN}
+    assert {(one["head"], one["format"], one["precision"]) for one in found} == set(WRITTEN)
     assert all(one["undamaged"] and one["weights_held_once"] for one in found)
-    assert {one["format"] for one in found if one["fits_machine"]} == set(RUN)
+    assert {(one["head"], one["format"], one["precision"]) for one in found if one["fits_machine"]} == set(RUN)
+
+
+def test_the_demo_shows_every_file_format_and_int8_wherever_it_is_multiplied() -> None:
+    planned = demo.plan([row for row in FORMATS.values() if row.kind == "file"])
+    timed = {(row.name, precision) for head, row, precision in planned if head == demo.TIMED_HEAD}
+    assert {name for name, precision in timed if precision == "fp32"} == {
+        row.name for row in FORMATS.values() if row.kind == "file"
+    }
+    assert {"aotinductor", "onnx", "tensorrt-rtx"} <= {name for name, precision in timed if precision == "int8"}
+    assert {head for head, _, precision in planned if precision == "int8"} == set(demo.TEXTS)
 
 
 @pytest.mark.slow
@@ -54,7 +71,7 @@ def test_fresh_processes_with_different_formats_predict_the_same_sensible_things
     finished: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     _, done = finished
-    assert done.stdout.count("each in a fresh process, agree") == len(demo.TEXTS)
+    assert done.stdout.count("each in a fresh process, agree on the first") == len(demo.TEXTS)
     lines = {line.split("  ")[1]: line for line in done.stdout.splitlines() if line.startswith("  ")}
     assert "noun.animal" in lines["a small green frog that lives in trees"]
     assert "noun.food" in lines["a soup made from beans, onions and tomatoes"]
@@ -66,8 +83,10 @@ def test_the_latency_table_compares_every_engine_with_eager_at_every_shape(
 ) -> None:
     _, done = finished
     rows = done.stdout.partition("eager / it\n")[2].partition("this machine")[0].splitlines()
-    for name in ("eager", *RUN):
-        assert sum(name in row.split()[:2] for row in rows) == len(demo.SHAPES)
+    timed = [(name, precision) for head, name, precision in RUN if head == demo.TIMED_HEAD]
+    names = ["eager", *(name if precision == "fp32" else f"{name} {precision}" for name, precision in timed)]
+    for name in names:
+        assert sum(f" {name}  " in f" {row} " for row in rows) == len(demo.SHAPES), name
     for words in ("torch", "threads", "cpu "):
         assert f"\n  {words}" in done.stdout
 
@@ -91,4 +110,5 @@ def test_an_engine_that_answers_otherwise_is_not_timed() -> None:
 
     engines = {"eager": lambda batch: {"logits": torch.zeros(1, 3)}, "off": lambda batch: {"logits": torch.ones(1, 3)}}
     with pytest.raises(EngineError, match=r"off is 1.0e\+00 away from eager at \[1, 4\]; not timed"):
-        demo.compare(engines, Batch(torch.ones(1, 4, dtype=torch.int64)))
+        demo.compare(engines, Batch(torch.ones(1, 4, dtype=torch.int64)), {"off": 0.5})
+    demo.compare(engines, Batch(torch.ones(1, 4, dtype=torch.int64)), {"off": 1.0})

@@ -16,7 +16,7 @@ from wordnet import DEFAULT_FOLDER, Synset, gloss_digest, read_synsets
 
 from albert_fast.files import replacing
 
-CALIBRATION = Path(__file__).resolve().parents[1] / "export" / "calibration" / "wordnet.txt"
+CALIBRATION = Path(__file__).resolve().parents[1] / "albert_fast" / "embedded" / "wordnet" / "calibration.txt"
 GLOSSES = 1024
 
 
