@@ -22,6 +22,7 @@ from albert_fast.precision import prepare
 from albert_fast.precision.calibration import DEFAULT_METHOD
 from albert_fast.precision.histogram import METHODS
 from albert_fast.precision.quantization import Quantization
+from albert_fast.precision.smoothing import smooth
 
 MAPS = ("encoder", "embeddings", "heads")
 ONNX = ("onnx", "onnxscript", "onnxruntime")
@@ -46,15 +47,21 @@ def graph(subject: Subject, *, precision: str) -> Made:
     return typed(prepare(subject.program, precision))
 
 
-def int8(subject: Subject, *, method: str = DEFAULT_METHOD, merged: bool = False, **quantization: Any) -> Made:
+def int8(
+    subject: Subject, *, method: str = DEFAULT_METHOD, merged: bool = False, smoothed: bool = False, **quantization: Any
+) -> Made:
     """The program with Q/DQ pairs, run by PyTorch.
 
     Args:
         method: of choosing ranges, see ``precision.calibration``.
         merged: one scale for all passes, as tools have it that observe modules.
+        smoothed: with the factors that ``precision.smoothing`` chooses.
         quantization: the rest of ``Quantization``.
     """
-    scales = subject.statistics.scales(method)
+    if smoothed:
+        scales = smooth(subject.statistics, subject.program, subject.calibration, method=method)
+    else:
+        scales = subject.statistics.scales(method)
     chosen = Quantization(scales.merged() if merged else scales, **quantization)
     return typed(prepare(subject.program, "int8", quantization=chosen))
 
@@ -185,6 +192,7 @@ VARIANTS: Mapping[str, Variant] = {
         if method != DEFAULT_METHOD
     },
     "int8, max, passes merged": Variant("int8, max with one scale for all", partial(int8, method="max", merged=True)),
+    "int8, smoothed": Variant("as int8, after one factor a channel for all passes", partial(int8, smoothed=True)),
     "int8, embeddings and heads too": Variant(
         "as int8, every linear map and the word table", partial(int8, parts=MAPS)
     ),
