@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from small_checkpoint import LABELS, SENTENCES, write_small_checkpoint
 
+import albert_fast
 from albert_fast import AlbertForMaskedLM, engine
 from albert_fast.capture import capture
 from albert_fast.cli import main
@@ -182,6 +183,27 @@ def test_labels_that_the_model_does_not_know_are_named(checkpoint: Path, texts: 
         export(
             recipe_of(classifier, tmp_path / "e.pt2", **{**words, "calibration": str(strange)}, label_column="label")
         )
+
+
+def test_a_compiled_engine_is_found_again_by_what_its_scales_hold(
+    checkpoint: Path, scales: Path, tmp_path: Path
+) -> None:
+    def made(quantize: dict[str, Any]) -> Any:
+        stages: list[str] = []
+        found = albert_fast.compile(
+            checkpoint, format="exported_program", profile=PROFILE, precision="int8", quantize=quantize,
+            cache_dir=tmp_path, progress=stages.append,
+        )  # fmt: skip
+        return found, bool(stages)
+
+    first, built = made({"scales": scales})
+    assert built and first.manifest.scales_digest == Scales.read(scales).digest
+    copied = tmp_path / "copy.scales.json"
+    copied.write_text(scales.read_text())
+    assert not made({"scales": copied})[1], "the same numbers in another file"
+    assert not made({"scales": Scales.read(scales)})[1]
+    assert made({"scales": Scales.read(scales).merged()})[1]
+    assert made({"scales": scales, "keep": ["ffn.input@1"]})[1]
 
 
 def test_the_rest_is_what_suits_format_and_device_unless_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

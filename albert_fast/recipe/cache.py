@@ -30,7 +30,9 @@ from albert_fast.engine import Engine, files, machine
 from albert_fast.engine.table import file_format
 from albert_fast.errors import EngineError
 from albert_fast.heads import HEADS, head_of
+from albert_fast.recipe import quantizing
 from albert_fast.recipe.exporting import Progress, Source, check_device, export_source, source_of, with_attention
+from albert_fast.recipe.quantizing import Quantize
 from albert_fast.recipe.words import Recipe
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ def compile(
     attention: str = "auto",
     device: str = "auto",
     options: Mapping[str, Any] | None = None,
+    quantize: Mapping[str, Any] | Quantize | None = None,
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -56,13 +59,14 @@ def compile(
     """An engine of a model, from the cache where it is there already, else built, proved and kept.
 
     The engine is built anew when anything that decides what is in it is new: the weights, the config, head, format,
-    precision, profile, attention, device and options, the versions of what compiles it, or the machine.
+    precision, quantization, profile, attention, device and options, the versions of what compiles it, or the machine.
 
     Args:
         model: a checkpoint folder, a hub name, ``"albert-fast/wordnet"``, or a live model, ours or of ``transformers``,
             in ``eval`` mode; a live model is not changed.
         head: row of ``HEADS``; None takes what the checkpoint was saved as. A live model has its own.
         precision, profile, attention, device, options, revision: as in ``Recipe``.
+        quantize: for ``precision="int8"``: as in ``Recipe``, ``{"scales": albert_fast.calibrate(model, texts)}``.
         format: row of ``FORMATS`` that is written to a file; ``"auto"`` is ``aotinductor`` where there is a C++
             compiler and ``exported_program`` where there is none. ``engine.format`` says which it was.
         cache_dir: None is ``$XDG_CACHE_HOME/albert-fast``, or ``~/.cache/albert-fast``. Anyone who can write there can
@@ -80,15 +84,18 @@ def compile(
             "model": type(model).__name__ if isinstance(model, nn.Module) else os.fspath(model),
             "head": head, "format": format, "precision": precision, "profile": profile, "attention": attention,
             "device": device, "revision": revision, "options": dict(options or {}),
+            "quantize": quantize,
         }
     )  # fmt: skip
     check_device(recipe)
+    decided = quantizing.identity(recipe.quantize)
     machine.require_device(recipe.device_name)  # what is compiled here is run here
     source = live_source(model, head) if live else source_of(recipe)
     folder = Path(cache_dir) if cache_dir is not None else default_folder()
     folder.mkdir(parents=True, exist_ok=True)
     path = (
-        folder / f"{head_of(source.model)}-{format}-{precision}-{_key(source, recipe)}{engines.FORMATS[format].suffix}"
+        folder
+        / f"{head_of(source.model)}-{format}-{precision}-{_key(source, recipe, decided)}{engines.FORMATS[format].suffix}"
     )
     with _locked(path):
         cached = _cached(path, recipe.device_name)
@@ -133,13 +140,14 @@ def live_source(model: Any, head: str | None) -> Source:
     return Source(plain, checkpoint.digest(dict(plain.state_dict())))
 
 
-def _key(source: Source, recipe: Recipe) -> str:
+def _key(source: Source, recipe: Recipe, quantize: Any) -> str:
     """A digest of everything that decides what an engine file holds and whether it runs here."""
+    plain = recipe.replace(model="-", head=None, output=None, revision=None, precision="fp32", quantize=None)
     facts = {
         "weights": source.sha256,
         "config": source.model.config.to_dict(),
         "head": head_of(source.model),
-        "recipe": dataclasses.asdict(recipe.replace(model="-", head=None, output=None, revision=None)),
+        "recipe": {**dataclasses.asdict(plain), "precision": recipe.precision, "quantize": quantize},
         "requires": dataclasses.asdict(file_format(engines.FORMATS[recipe.format]).requirements(
             recipe.device_name, recipe.options)),
         "versions": machine.versions(),

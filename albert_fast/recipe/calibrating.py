@@ -14,6 +14,7 @@ from albert_fast.recipe.cache import live_source
 from albert_fast.recipe.collecting import Sampling, choose, gather
 from albert_fast.recipe.exporting import Progress, source_of, with_attention
 from albert_fast.recipe.words import Recipe
+from albert_fast.report import calibration_page, write
 
 
 def calibrate(
@@ -31,6 +32,7 @@ def calibrate(
     attention: str = "eager",
     tokenizer: Any = None,
     revision: str | None = None,
+    report: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     step: Progress | None = None,
 ) -> Scales:
@@ -56,6 +58,7 @@ def calibrate(
         tokenizer: of a live model: an ``AlbertTokenizer``, or the folder or name that one is loaded from. None is the
             checkpoint's own.
         revision: of a hub model: branch, tag or commit.
+        report: an HTML file to write, with charts of what was seen and what was chosen.
         progress: told the name of every stage as it begins; ``step`` how far the last one is.
     Raises:
         ValueError: what is wrong with the words, the text or the weights, and what to do about it.
@@ -83,4 +86,8 @@ def calibrate(
     seen = source.model if attention == "eager" else with_attention(source.model, attention)
     statistics = gather(seen, calibration, tell, step)
     tell("choosing ranges")
-    return statistics.scales(method, share=percentile)
+    scales = statistics.scales(method, share=percentile)
+    if report is not None:
+        name = type(model).__name__ if isinstance(model, nn.Module) else os.fspath(model)
+        write(report, calibration_page(statistics, scales, model=name))
+    return scales

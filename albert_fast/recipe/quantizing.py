@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ class Quantize:
     """The table ``[quantize]`` of a recipe, for a precision that quantizes.
 
     Attributes:
-        scales: a scales file of ``albert-fast calibrate``; or else
+        scales: a scales file of ``albert-fast calibrate``, or ``Scales``; or else
         calibration: a file of text to calibrate on, as ``albert_fast.calibrate`` reads it.
         column: of ``calibration``, where it is a table: the one that holds the text.
         label_column: the one that holds each text's label, for ``max_drop`` of a classifier.
@@ -33,7 +34,7 @@ class Quantize:
             measured on ``calibration``, on other texts than the ranges are found on. None keeps nothing but ``keep``.
     """
 
-    scales: Path | None = None
+    scales: Path | Scales | None = None
     calibration: Path | None = None
     column: str | None = None
     label_column: str | None = None
@@ -50,7 +51,7 @@ def converted(values: Any) -> Any:
         return values
     made = dict(values)
     for name in ("scales", "calibration"):
-        if made.get(name) is not None:
+        if isinstance(made.get(name), str):
             made[name] = Path(made[name])
     for name in ("parts", "keep"):
         if name in made:
@@ -69,7 +70,8 @@ def problems(values: Any) -> list[str]:
     names = [field.name for field in dataclasses.fields(Quantize)]
     found = [f"quantize has the unknown key {key!r}, expected {', '.join(names)}" for key in values if key not in names]
     for name in ("scales", "calibration", "column", "label_column"):
-        if not isinstance(values.get(name), str | Path | None):
+        allowed = str | Path | Scales if name == "scales" else str | Path
+        if values.get(name) is not None and not isinstance(values[name], allowed):
             found.append(f"quantize.{name} is {values[name]!r}, expected a name")
     choices = {"method": tuple(METHODS), "rest": (AUTO, *RESTS)}
     for name, allowed in choices.items():
@@ -126,7 +128,20 @@ def read_scales(words: Quantize | None) -> Scales | None:
     """
     if words is not None and words.calibration is not None and not words.calibration.is_file():
         raise ValueError(f"the calibration text {words.calibration} is not there")
-    return Scales.read(words.scales) if words is not None and words.scales is not None else None
+    if words is None or words.scales is None:
+        return None
+    return words.scales if isinstance(words.scales, Scales) else Scales.read(words.scales)
+
+
+def identity(words: Quantize | None) -> Any:
+    """All that decides what is quantized and how, as JSON takes it: files by what is in them."""
+    if words is None:
+        return None
+    scales, text = read_scales(words), words.calibration
+    values = {field.name: getattr(words, field.name) for field in dataclasses.fields(words)}
+    values["scales"] = scales and scales.digest
+    values["calibration"] = text and hashlib.sha256(text.read_bytes()).hexdigest()
+    return values
 
 
 def notes(chosen: Quantization) -> dict[str, Any]:
