@@ -93,10 +93,8 @@ def compile(
     source = live_source(model, head) if live else source_of(recipe)
     folder = Path(cache_dir) if cache_dir is not None else default_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    path = (
-        folder
-        / f"{head_of(source.model)}-{format}-{precision}-{_key(source, recipe, decided)}{engines.FORMATS[format].suffix}"
-    )
+    key, suffix = _key(source, recipe, decided), engines.FORMATS[format].suffix
+    path = folder / f"{head_of(source.model)}-{format}-{precision}-{key}{suffix}"
     with _locked(path):
         cached = _cached(path, recipe.device_name)
         if cached is not None:
