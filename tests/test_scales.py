@@ -47,6 +47,7 @@ def test_the_digest_is_of_the_numbers_and_not_of_the_layout(tmp_path: Path) -> N
     path = written(tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text()), indent=7, sort_keys=True).replace("2.0", "2"))
     assert Scales.read(path).digest == SCALES.digest
+    assert dataclasses.replace(SCALES, amax=dict(reversed(SCALES.amax.items()))).digest == SCALES.digest
     for changes in (
         {"amax": {**SCALES.amax, "pooler.input": (0.2,)}},
         {"smoothing": {}},
