@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from albert_fast.report import precision_report, write
-from albert_fast.report.axes import Axis
+from albert_fast.report.axes import Axis, scale
 from albert_fast.report.charts import WIDTH, Bar, Grid, Line, bar_chart, heat_map, line_chart
 from albert_fast.report.data import (
     Accuracy,
@@ -241,13 +241,16 @@ def test_a_table_refuses_a_row_of_another_length() -> None:
 @pytest.mark.parametrize("axis", [Axis("x"), Axis("x", log=True)], ids=["linear", "log"])
 @pytest.mark.parametrize("span", [(1.0, 1.3), (0.9, 41.0), (2e-6, 3e-4), (0.003, 700.0), (5e3, 6e9)])
 def test_an_axis_has_three_to_ten_values_that_are_short(axis: Axis, span: tuple[float, float]) -> None:
-    from albert_fast.report.axes import scale
-
     found = scale(axis, span, 0, 100)
     ticks = found.ticks()
     assert 3 <= len(ticks) <= 10
     assert all(found.low <= tick <= found.high and len(trimmed(tick)) <= 13 for tick in ticks)
     assert [round(found.place(v), 6) for v in (found.low, found.high)] == [0, 100]
+
+
+def test_a_logarithmic_axis_prefers_ones_and_threes_and_fives() -> None:
+    assert scale(Axis("x", log=True), (1, 1000), 0, 1).ticks() == [1, 3, 10, 30, 100, 300, 1000]
+    assert scale(Axis("x", log=True), (1, 100), 0, 1).ticks() == [1, 2, 5, 10, 20, 50, 100]
 
 
 @pytest.mark.parametrize(

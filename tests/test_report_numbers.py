@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import re
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from precision_samples import CONFIG, batches_of, captured, graph_of, model_of
+from small_checkpoint import SENTENCES, write_small_checkpoint
 from torch.export import ExportedProgram
 
 from albert_fast.batch import Batch
+from albert_fast.cli import main
 from albert_fast.precision import Quantization, prepare
 from albert_fast.precision.calibration import Statistics, collect
 from albert_fast.precision.histogram import Histogram
@@ -224,6 +230,9 @@ def test_the_page_of_an_export_compares_float32_bf16_int8_and_merged_passes() ->
         assert f"{title}</h2>" in html
     for words in ("int8, passes merged", "because it hurts", "onnx, int8", "weights, fp32"):
         assert words in html
+    spoken = next(one for one in html.split("<desc>") if one.startswith("RMS of the error"))
+    told = dict(re.findall(r"(int8|int8, passes merged): (from [^:]*)\. ?", spoken.split("</desc>")[0]))
+    assert told["int8"] != told["int8, passes merged"]
     assert "Sensitivity</h2>" not in html and "Outlier channels</h2>" not in html
 
 
@@ -233,3 +242,19 @@ def test_the_padding_of_a_batch_may_hold_any_token() -> None:
     other = Batch(torch.where(mask != 0, ids, 7), mask, types)
     first, second = (error_per_pass(graph_of(HEAD), int8_of(), [one]).passes[0] for one in (batch, other))
     assert first == second
+
+
+@pytest.mark.parametrize("options", [(), ("--report", "charts.html"), ("--no-report",)], ids=" ".join)
+def test_calibrate_writes_its_page_beside_the_scales(options: tuple[str, ...], tmp_path: Path, capsys: Any) -> None:
+    checkpoint = write_small_checkpoint(tmp_path / "model", HEAD)
+    words = [sentence.split() for sentence in SENTENCES]
+    turned = [" ".join(one[k:] + one[:k]) for one in words for k in range(len(one))]
+    (tmp_path / "texts.txt").write_text("\n".join(turned))
+    named = [str(tmp_path / one) if one.endswith(".html") else one for one in options]
+    scales, further = tmp_path / "small.scales.json", ["--attention", "sdpa", "--json", *named]
+    assert main(["calibrate", str(checkpoint), str(tmp_path / "texts.txt"), "-o", str(scales), *further]) == 0
+    wanted = {(): ["small.scales.html"], ("--no-report",): []}.get(options, ["charts.html"])
+    assert [file.name for file in tmp_path.glob("*.html")] == wanted
+    assert json.loads(capsys.readouterr().out)["report"] == (str(tmp_path / wanted[0]) if wanted else None)
+    for name in wanted:
+        assert Scales.read(scales).digest[:16] in (tmp_path / name).read_text()

@@ -53,6 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("attention", "eager shows attention's products too, sdpa is faster", choices=ATTENTION)
     add("tokenizer", "instead of the one that lies with the model", metavar="FOLDER")
     add("revision", "branch, tag or commit of a hub model")
+    parser.add_argument(
+        "--report", metavar="FILE", help="charts of the ranges, in HTML; beside the scales unless named"
+    )
+    parser.add_argument("--no-report", action="store_true", help="write the scales file alone")
     parser.add_argument("--compare", metavar="FILE", help="another scales file: show where the ranges differ most")
 
 
@@ -60,23 +64,29 @@ def run(arguments: argparse.Namespace) -> int:
     """Calibrate, write the file, and print what is in it."""
     other = Scales.read(arguments.compare) if arguments.compare is not None else None
     output = _output(arguments)
+    report = None if arguments.no_report else Path(arguments.report or output.with_suffix(".html"))
     with Progress() as progress:
         scales = calibrate(
-            arguments.model, arguments.texts, progress=progress, step=progress.step,
+            arguments.model, arguments.texts, report=report, progress=progress, step=progress.step,
             **{name: getattr(arguments, name) for name in _PASSED_ON},
         )  # fmt: skip
         scales.save(output)
     if arguments.json:
-        content = {"scales": str(output), "digest": scales.digest, "content": json.loads(scales.to_json())}
+        content = {
+            "scales": str(output),
+            "report": report and str(report),
+            "digest": scales.digest,
+            "content": json.loads(scales.to_json()),
+        }
         print_json(content if other is None else {**content, "compared": differences(scales, other)})
     else:
-        print(page(output, scales))
+        print(page(output, scales, report))
         if other is not None:
             print("\n" + comparison(scales, other, arguments.compare))
     return 0
 
 
-def page(output: Path, scales: Scales) -> str:
+def page(output: Path, scales: Scales, report: Path | None = None) -> str:
     """What was found: each tensor's range in the first and the last pass, the narrowest and the widest."""
     text = scales.text
     cut = f", {text.truncated} of them cut" if text.truncated else ""
@@ -88,6 +98,7 @@ def page(output: Path, scales: Scales) -> str:
     header = ["largest magnitude of", "passes", "first", "last", "min", "max", "max/min"]
     described = [
         ("scales", str(output)),
+        *([("report", str(report))] if report is not None else []),
         ("method", scales.method),
         ("text", f"{text.source}: {text.texts} texts{cut}, {text.tokens} tokens"),
     ]
