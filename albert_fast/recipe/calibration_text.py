@@ -102,6 +102,8 @@ def _text(value: Any, place: str) -> Text:
 
 def _of_table(table: _Table, name: str, column: str | None, pair_column: str | None) -> list[Text]:
     columns = list(table.columns)
+    if not columns:
+        raise ValueError(f"the calibration text {name} is empty, expected rows by column")
     if column is None:
         if len(columns) != 1:
             raise ValueError(
