@@ -195,6 +195,13 @@ class Site:
     divergence: float
 
 
+def test_a_place_that_was_measured_is_kept_for_what_its_rounding_does() -> None:
+    place = f"{LAYER}.ffn_output.input@3"
+    reasons = gather.measured_reasons([Site(f"{LAYER}.ffn_output.input", 3, 0.0125)])
+    found = gather.kept(graph_of(HEAD), Quantization(statistics_of().scales("max"), keep=(place,)), reasons)
+    assert [one.reason for one in found if one.passes == "3"] == ["its rounding alone moves the answers by 0.0125 nats"]
+
+
 def test_measured_sites_become_a_grid_of_passes_by_tensors() -> None:
     found = gather.sensitivity([Site("b", 1, 0.3), Site("a", 0, 0.1), Site("b", 0, 0.2)])
     assert (found.tensors, found.values) == (("a", "b"), ((0.1, 0.2), (None, 0.3)))

@@ -69,8 +69,8 @@ def export_page(
         batches: text to compare hidden states on; without it that section is left out.
         labelled: text of known class, for the accuracy; without it that section is left out.
         statistics: of calibration, where it ran in this process.
-        measured: rows of ``precision.sensitivity``.
-        reasons: why a pattern of ``keep`` is kept.
+        measured: rows of ``precision.sensitivity``, which also say why a place is kept.
+        reasons: why a pattern of ``keep`` is kept, where it was not measured.
         sizes: of the files written.
         facts: more names and values for the head of the page.
     """
@@ -91,11 +91,9 @@ def export_page(
         ranges=gather.ranges(scales, statistics),
         channels=gather.channels(statistics) if statistics is not None else (),
         sensitivity=gather.sensitivity(measured) if measured else None,
-        errors=tuple(comparing.error_per_pass(exact, one, batches, name=n) for n, one in typed.items())
-        if batches
-        else (),
+        errors=comparing.errors_per_pass(exact, typed, batches) if batches else (),
         sizes=(*weights, *sizes),
-        kept=gather.kept(exact, quantization, reasons),
+        kept=gather.kept(exact, quantization, {**gather.measured_reasons(measured), **(reasons or {})}),
     )
     if labelled is not None:
         answers = {name: comparing.predictions(one, labelled.batches) for name, one in {"fp32": exact, **typed}.items()}

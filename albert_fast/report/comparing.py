@@ -24,30 +24,42 @@ _END_OF_PASS = ".full_layer_layer_norm.weight"
 def error_per_pass(
     exact: ExportedProgram, typed: ExportedProgram, batches: Sequence[Batch], *, name: str = "int8"
 ) -> ErrorPerPass:
-    """How far the hidden state of a prepared program is from float32 after the embeddings and after each pass.
+    """``errors_per_pass`` of one program."""
+    return errors_per_pass(exact, {name: typed}, batches)[0]
+
+
+def errors_per_pass(
+    exact: ExportedProgram, typed: Mapping[str, ExportedProgram], batches: Sequence[Batch]
+) -> tuple[ErrorPerPass, ...]:
+    """How far the hidden state of prepared programs is from float32 after the embeddings and after each pass.
 
     Args:
         exact: as captured, in float32.
-        typed: what ``precision.prepare`` made of it.
+        typed: what ``precision.prepare`` made of it, by name.
         batches: real text; padding is left out.
-        name: what to call the program.
     Raises:
-        ValueError: there is no batch, or ``typed`` lacks a node of ``exact``: it was made of another program.
+        ValueError: there is no batch, or a program lacks a node of ``exact``: it was made of another one.
     """
     places = hidden_states(exact)
-    there = {node.name for node in typed.graph.nodes}
-    missing = [node for node in places if node not in there]
-    if missing or not batches:
-        reason = f"the {name} program has no {', '.join(missing)}" if missing else "there is no batch"
-        raise ValueError(f"errors per pass need a program prepared from the exact one, and text: {reason}")
-    sums = {node: _Sums() for node in places}
-    runners = _Watcher(exact, set(places)), _Watcher(typed, set(places))
+    problems = [] if batches else ["there is no batch"]
+    for name, program in typed.items():
+        missing = places.keys() - {node.name for node in program.graph.nodes}
+        problems += [f"the {name} program has no {', '.join(sorted(missing))}"] if missing else []
+    if problems:
+        raise ValueError(f"errors per pass need programs prepared from the exact one, and text: {'; '.join(problems)}")
+    sums = {name: {node: _Sums() for node in places} for name in typed}
+    watchers = {name: _Watcher(program, set(places)) for name, program in typed.items()}
+    reference = _Watcher(exact, set(places))
     for batch in batches:
         mask = batch.tensors()[1].flatten(0, -2) != 0
-        states = [runner.look_at(batch) for runner in runners]
-        for node in places:
-            sums[node].add(*(_rows(one[node], mask) for one in states))
-    return ErrorPerPass(name, tuple(sums[node].error(after) for node, after in places.items()))
+        expected = {node: _rows(state, mask) for node, state in reference.look_at(batch).items()}
+        for name, watcher in watchers.items():
+            for node, state in watcher.look_at(batch).items():
+                sums[name][node].add(expected[node], _rows(state, mask))
+    return tuple(
+        ErrorPerPass(name, tuple(of_node[node].error(after) for node, after in places.items()))
+        for name, of_node in sums.items()
+    )
 
 
 def hidden_states(program: ExportedProgram) -> dict[str, str]:

@@ -17,6 +17,7 @@ from albert_fast.precision.quantization import Quantization
 from albert_fast.precision.scales import Scales
 from albert_fast.precision.sites import Site, matches, sites
 from albert_fast.report.data import ChannelSpread, Kept, Sensitivity, TensorRange
+from albert_fast.report.markup import number
 
 QMAX = 127
 
@@ -86,6 +87,14 @@ def sensitivity(measured: Iterable[MeasuredSite]) -> Sensitivity:
     passes = range(max((index for index, _ in values), default=-1) + 1)
     rows = tuple(tuple(values.get((index, tensor)) for tensor in tensors) for index in passes)
     return Sensitivity("mean divergence of the answers", "nats", tensors, rows)
+
+
+def measured_reasons(measured: Iterable[MeasuredSite]) -> dict[str, str]:
+    """Why a place is kept that was kept for its sensitivity: ``{tensor@pass: what its rounding does}``."""
+    return {
+        f"{one.tensor}@{one.pass_index}": f"its rounding alone moves the answers by {number(one.divergence)} nats"
+        for one in measured
+    }
 
 
 def kept(
