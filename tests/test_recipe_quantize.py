@@ -149,6 +149,9 @@ def test_calibration_text_gives_the_scales_that_lie_beside_the_engine(
     again = export(recipe_of(checkpoint, tmp_path / "again.pt2", scales=str(tmp_path / "e.pt2.scales.json")))
     assert (again.scales_digest, again.error) == (manifest.scales_digest, manifest.error)
     assert not (tmp_path / "again.pt2.scales.json").exists()
+    page = (tmp_path / "e.pt2.html").read_text()
+    assert "engine file, exported_program" in page and "int8, passes merged" in page
+    assert not (tmp_path / "again.pt2.html").exists(), "there is no text to compare on"
 
 
 def test_max_drop_keeps_what_it_needs_and_says_what_it_tried(checkpoint: Path, texts: Path, tmp_path: Path) -> None:
@@ -167,9 +170,11 @@ def test_max_drop_keeps_what_it_needs_and_says_what_it_tried(checkpoint: Path, t
 def test_labels_make_max_drop_count_accuracy(texts: Path, tmp_path: Path) -> None:
     classifier = write_small_checkpoint(tmp_path / "classifier", "sequence-classification")
     words = {"calibration": str(texts), "column": "text", "label_column": "label", "method": "max", "max_drop": 50}
+    words["report"] = False
     noted = export(recipe_of(classifier, tmp_path / "e.pt2", **words)).notes["quantization"]
     assert noted["search"]["measure"] == "accuracy"
     assert noted["search"]["float32_accuracy"] is not None
+    assert not (tmp_path / "e.pt2.html").exists(), "it was not asked for"
 
 
 def test_labels_that_the_model_does_not_know_are_named(checkpoint: Path, texts: Path, tmp_path: Path) -> None:

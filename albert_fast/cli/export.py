@@ -21,7 +21,7 @@ from albert_fast.precision import METHODS, PARTS, PRECISIONS, RESTS
 from albert_fast.recipe import Recipe, export
 from albert_fast.recipe.quantizing import AUTO
 
-_QUANTIZE = ("scales", "calibration", "column", "label_column", "method", "parts", "rest", "keep", "max_drop")
+_QUANTIZE = ("scales", "calibration", "column", "label_column", "method", "parts", "rest", "keep", "max_drop", "report")
 _OVERRIDES = ("head", "format", "precision", "profile", "attention", "device", "output", "revision")
 
 
@@ -69,6 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="POINTS",
         help="keep the most sensitive until accuracy drops (without labels: answers change) by no more",
+    )
+    quantize.add_argument(
+        "--no-report",
+        dest="report",
+        action="store_const",
+        const=False,
+        help="write no page of charts beside the engine",
     )
 
 

@@ -89,6 +89,8 @@ def compile(
     )  # fmt: skip
     check_device(recipe)
     decided = quantizing.identity(recipe.quantize)
+    if recipe.quantize is not None:
+        recipe = recipe.replace(quantize=dataclasses.replace(recipe.quantize, report=False))
     machine.require_device(recipe.device_name)  # what is compiled here is run here
     source = live_source(model, head) if live else source_of(recipe)
     folder = Path(cache_dir) if cache_dir is not None else default_folder()

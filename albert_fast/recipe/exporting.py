@@ -26,6 +26,7 @@ from albert_fast.pipelines.sources import tokenizer_folder
 from albert_fast.precision import PRECISIONS, prepare
 from albert_fast.recipe import quantizing
 from albert_fast.recipe.references import answers, reference_batches
+from albert_fast.recipe.reporting import page_of, report_file
 from albert_fast.recipe.scaling import scale
 from albert_fast.recipe.words import Recipe
 
@@ -59,10 +60,11 @@ def export(recipe: Recipe, progress: Progress | None = None) -> Manifest:
     """Build the engine that a recipe asks for, prove it, and write it with its manifest and tokenizer.
 
     The engine lies at ``recipe.output``, its manifest beside it, in ``<engine file>.tokenizer`` the tokenizer, if the
-    checkpoint has one, and in ``<engine file>.scales.json`` the scales, if they were found on the way. They appear
-    together, after the file has been loaded and found within the error budget of its precision; where anything fails,
-    what lay there before stays as it was. A format whose files run on a device that is missing here is measured on what
-    its row offers instead; ``manifest.measured_on`` says what that was.
+    checkpoint has one, in ``<engine file>.scales.json`` scales that were found on the way, and in
+    ``<engine file>.html`` a report of what a quantized engine's precision does. They appear together, after the file
+    has been loaded and found within the error budget of its precision; where anything fails, what lay there before
+    stays as it was. A format whose files run on a device that is missing here is measured on what its row offers
+    instead; ``manifest.measured_on`` says what that was.
 
     Args:
         progress: told the name of every stage as it begins.
@@ -146,6 +148,11 @@ def export_source(source: Source, recipe: Recipe, output: Path, tell: Progress) 
         manifest = dataclasses.replace(manifest, notes=notes)
         if source.tokenizer is not None:
             source.tokenizer.save_pretrained(tokenizer_folder(temporary))
+        if scaled is not None and recipe.quantize is not None and recipe.quantize.report:
+            tell("writing the report")
+            html = page_of(scaled, manifest, source.name or type(source.model).__name__)
+            if html is not None:
+                report_file(temporary).write_text(html, encoding="utf-8")
         _publish(temporary, output, manifest)
     return manifest
 
@@ -242,8 +249,9 @@ def scales_file(output: Path) -> Path:
 def _publish(temporary: Path, output: Path, manifest: Manifest) -> None:
     """Move the engine file, its tokenizer and its manifest into place; without its manifest nothing is loaded."""
     manifest_path(output).unlink(missing_ok=True)
-    if scales_file(temporary).exists():
-        os.replace(scales_file(temporary), scales_file(output))
+    for beside in (scales_file, report_file):
+        if beside(temporary).exists():
+            os.replace(beside(temporary), beside(output))
     new, place = tokenizer_folder(temporary), tokenizer_folder(output)
     if place.exists():
         os.replace(place, new.with_name(new.name + ".old"))  # goes with the temporary folder

@@ -32,6 +32,7 @@ class Quantize:
         max_drop: how much accuracy may drop, in points, with ``label_column``; without, how many of the answers may
             change, in per cent. The most sensitive tensors and passes are kept in ``rest`` until it holds. It is
             measured on ``calibration``, on other texts than the ranges are found on. None keeps nothing but ``keep``.
+        report: whether a page of charts is written beside the engine file; it needs ``calibration``.
     """
 
     scales: Path | Scales | None = None
@@ -43,6 +44,7 @@ class Quantize:
     rest: str = AUTO
     keep: tuple[str, ...] = ()
     max_drop: float | None = None
+    report: bool = True
 
 
 def converted(values: Any) -> Any:
@@ -85,6 +87,8 @@ def problems(values: Any) -> list[str]:
         found.append(f"quantize.max_drop is {drop!r}, expected points between 0 and 100, such as 0.5")
     elif drop is not None and values.get("calibration") is None:
         found.append("quantize.max_drop measures on text: name it as quantize.calibration")
+    if not isinstance(values.get("report", True), bool):
+        found.append(f"quantize.report is {values['report']!r}, expected true or false")
     if values.get("label_column") is not None and drop is None:
         found.append("quantize.label_column is for quantize.max_drop, which is not given")
     return found
@@ -139,6 +143,7 @@ def identity(words: Quantize | None) -> Any:
         return None
     scales, text = read_scales(words), words.calibration
     values = {field.name: getattr(words, field.name) for field in dataclasses.fields(words)}
+    del values["report"]
     values["scales"] = scales and scales.digest
     values["calibration"] = text and hashlib.sha256(text.read_bytes()).hexdigest()
     return values

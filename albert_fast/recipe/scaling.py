@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from albert_fast.batch import Batch, ShapeProfile
 from albert_fast.capture import capture
@@ -22,8 +23,21 @@ from albert_fast.recipe.calibration_text import read_calibration_text, sample
 from albert_fast.recipe.collecting import Sampling, choose, gather
 from albert_fast.recipe.quantizing import Quantize, read_scales, rest_of
 
-MOST_SEARCHED = 512
-"""Texts that ``max_drop`` is measured on, beside those that the scales are found on."""
+MOST_HELD, FEW_HELD = 512, 64
+"""Texts that ``max_drop`` is measured on, and those that a report compares on without one."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Text that the ranges were not found on, and the float32 graph for its shapes.
+
+    Attributes:
+        labels: for each batch the class of every text; None where they are not known.
+    """
+
+    program: ExportedProgram
+    batches: tuple[Batch, ...]
+    labels: tuple[Tensor, ...] | None
 
 
 @dataclass(frozen=True)
@@ -32,11 +46,13 @@ class Scaled:
 
     Attributes:
         statistics: of the calibration text; None where the scales came from a file.
+        held: other text of the same source; None where there is no more.
         mixed: what the search for ``max_drop`` tried; None without one.
     """
 
     quantization: Quantization
     statistics: Statistics | None = None
+    held: Held | None = None
     mixed: Mixed | None = None
 
 
@@ -53,7 +69,7 @@ def scale(
         ValueError: the text or the scales file will not do, labels are missing or unknown, or ``max_drop`` cannot be
             held; the message says why.
     """
-    texts, searched = _texts(words, model)
+    texts, others = _texts(words, model)
     scales, statistics = read_scales(words), None
     if scales is None:
         tell("choosing calibration texts")
@@ -61,50 +77,64 @@ def scale(
         statistics = gather(model, calibration, tell)
         scales = statistics.scales(words.method)
     wanted = Quantization(scales, words.parts, rest_of(row, words.rest, device), words.keep)
+    held = _held(others, model, tokenizer, labelled=words.label_column is not None) if others else None
     if words.max_drop is None:
-        return Scaled(wanted, statistics)
+        return Scaled(wanted, statistics, held)
+    if held is None:
+        raise ValueError(f"{words.calibration} holds too few texts for max_drop: it needs others than the ranges need")
     tell("searching what to keep unquantized")
-    found, labels = _labelled(searched, model, tokenizer, labelled=words.label_column is not None)
-    shapes = [batch.input_ids.shape for batch in found]
-    rows, lengths = [shape[0] for shape in shapes], [shape[-1] for shape in shapes]
-    profile = ShapeProfile(min(rows), max(rows), max(rows), min(lengths), max(lengths), max(lengths))
 
     def progress(stage: str, done: int, of: int) -> None:
         tell(f"{stage}, batch {done} of {of}")
 
     mixed = search(
-        capture(model, profile), scales, found, max_drop=words.max_drop, labels=labels, rest=wanted.rest,
+        held.program, scales, held.batches, max_drop=words.max_drop, labels=held.labels, rest=wanted.rest,
         parts=wanted.parts, keep=wanted.keep, progress=progress,
     )  # fmt: skip
-    return Scaled(dataclasses.replace(wanted, keep=tuple(dict.fromkeys((*words.keep, *mixed.keep)))), statistics, mixed)
+    keep = tuple(dict.fromkeys((*words.keep, *mixed.keep)))
+    return Scaled(dataclasses.replace(wanted, keep=keep), statistics, held, mixed)
 
 
 def _texts(words: Quantize, model: Any) -> tuple[list[Text], list[Text]]:
-    """Texts for the scales, and others for the search; of a labelled text the label stands in the pair's place."""
+    """Texts for the scales, and others to compare on; of a labelled text the label stands in the pair's place."""
     if words.calibration is None:
         return [], []
     found, _ = read_calibration_text(words.calibration, column=words.column, pair_column=words.label_column)
     labelled = words.label_column is not None
     if labelled:
-        if head_of(model) != "sequence-classification":
-            raise ValueError(
-                f"quantize.label_column is for sequence-classification, the head is {head_of(model)}; leave it out: "
-                "max_drop then counts answers that change"
-            )
-        names = set(model.config.id2label.values())
-        unknown = sorted({text.text_pair or "" for text in found} - names)
-        if unknown:
-            raise ValueError(
-                f"{words.calibration} has labels in the column {words.label_column} that the model does not know: "
-                f"{', '.join(map(repr, unknown[:5]))}; it knows {', '.join(sorted(names)[:8])} ..."
-            )
+        _check_labels(found, words, model)
+    if words.scales is not None:  # every text may be compared on
+        return [], sample(found, MOST_HELD if words.max_drop is not None else FEW_HELD)
     most = Sampling().max_texts
-    searching = words.max_drop is not None
-    alone = searching and words.scales is not None  # the scales are there: every text may be searched on
-    chosen = sample(found, MOST_SEARCHED if alone else most + MOST_SEARCHED * searching)
-    for_scales = [] if alone else chosen[::2] if searching else chosen
-    searched = chosen if alone else chosen[1::2] if searching else []
-    return [Text(text.text) if labelled else text for text in for_scales], searched
+    chosen = sample(found, most + (MOST_HELD if words.max_drop is not None else FEW_HELD))
+    share = 2 if words.max_drop is not None else 1 + most // FEW_HELD
+    held = chosen[::share]
+    for_scales = [Text(text.text) if labelled else text for index, text in enumerate(chosen) if index % share]
+    return for_scales, held
+
+
+def _check_labels(found: Sequence[Text], words: Quantize, model: Any) -> None:
+    """Refuse labels that are of no use here."""
+    if head_of(model) != "sequence-classification":
+        raise ValueError(
+            f"quantize.label_column is for sequence-classification, the head is {head_of(model)}; leave it out: "
+            "max_drop then counts answers that change"
+        )
+    names = set(model.config.id2label.values())
+    unknown = sorted({text.text_pair or "" for text in found} - names)
+    if unknown:
+        raise ValueError(
+            f"{words.calibration} has labels in the column {words.label_column} that the model does not know: "
+            f"{', '.join(map(repr, unknown[:5]))}; it knows {', '.join(sorted(names)[:8])} ..."
+        )
+
+
+def _held(texts: Sequence[Text], model: Any, tokenizer: Any, *, labelled: bool) -> Held:
+    found, labels = _labelled(texts, model, tokenizer, labelled=labelled)
+    shapes = [batch.input_ids.shape for batch in found]
+    rows, lengths = [shape[0] for shape in shapes], [shape[-1] for shape in shapes]
+    profile = ShapeProfile(min(rows), max(rows), max(rows), min(lengths), max(lengths), max(lengths))
+    return Held(capture(model, profile), tuple(found), None if labels is None else tuple(labels))
 
 
 def _labelled(
