@@ -150,7 +150,7 @@ def test_overflow_as_tensors_has_a_row_for_each_part(small: Pair) -> None:
         (("a",), {"truncation": True, "padding": True, "max_length": 9, "pad_to_multiple_of": 8}, r"not a multiple"),
         ((["a", ONE],), {"return_tensors": "pt"}, r"input_ids holds rows of \d+ to \d+ tokens.*padding=True"),
         ((["a", ONE],), {"return_tensors": "np"}, r"input_ids holds rows"),
-        (("a",), {"return_tensors": "tf"}, r"return_tensors='tf', expected 'pt'"),
+        (("a",), {"return_tensors": "jax"}, r"return_tensors='jax', expected 'pt' .*'tf'"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_words(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from albert_fast._optional import require
 from albert_fast.tokenizer.encoding import CharSpan, Encoding, TokenSpan
 
 if TYPE_CHECKING:
@@ -136,16 +137,20 @@ class BatchEncoding(UserDict[Any, Any]):
         return self._rows()[row], position
 
     def convert_to_tensors(self, tensor_type: str | None = None, prepend_batch_axis: bool = False) -> BatchEncoding:
-        """Turn every list into an int64 numpy array (``"np"``) or torch tensor (``"pt"``), in place.
+        """Turn every list into an int64 numpy array (``"np"``) or torch tensor (``"pt"``), or into an int32 TensorFlow
+        tensor (``"tf"``), in place.
 
         Raises:
             ValueError: another tensor type, or rows of different lengths.
+            MissingDependencyError: TensorFlow is not installed.
         """
         if tensor_type is None:
             return self
         kind = getattr(tensor_type, "value", tensor_type)
-        if kind not in ("np", "pt"):
-            raise ValueError(f"return_tensors={tensor_type!r}, expected 'pt' (torch), 'np' (numpy) or None")
+        if kind not in ("np", "pt", "tf"):
+            raise ValueError(
+                f"return_tensors={tensor_type!r}, expected 'pt' (torch), 'np' (numpy), 'tf' (TensorFlow) or None"
+            )
         for name, value in self.data.items():
             self.data[name] = _as_tensor(name, [value] if prepend_batch_axis else value, kind)
         return self
@@ -169,7 +174,7 @@ class BatchEncoding(UserDict[Any, Any]):
         for name in ("input_ids", "attention_mask", "token_type_ids"):
             value = self.data.get(name)
             if value is not None:
-                tensor = _as_tensor(name, value, "pt")
+                tensor = _as_tensor(name, value, "pt").long()
                 tensors[name] = tensor[None] if tensor.ndim == 1 else tensor
         if "input_ids" not in tensors:
             raise ValueError(f"a batch needs input_ids, found {', '.join(map(str, self.data)) or 'nothing'}")
@@ -177,7 +182,13 @@ class BatchEncoding(UserDict[Any, Any]):
 
 
 def _as_tensor(name: str, value: Any, kind: str) -> Any:
-    """``value`` as an array or tensor; floats keep their kind, all else becomes int64."""
+    """``value`` as an array or tensor; floats keep their kind, all else becomes int64, in TensorFlow int32."""
+    if kind == "tf":
+        tf = require("tensorflow", extra="tensorflow", purpose="return TensorFlow tensors")
+        if tf.is_tensor(value):
+            return value
+        array = _as_tensor(name, value, "np")
+        return tf.constant(array, None if array.dtype.kind == "f" else tf.int32)
     if kind == "pt":
         import torch
 
@@ -199,4 +210,4 @@ def _as_tensor(name: str, value: Any, kind: str) -> Any:
             ) from error
         if array.size == 0:
             array = array.astype(np.int64)
-    return torch.from_numpy(np.ascontiguousarray(array)) if kind == "pt" else array
+    return torch.from_numpy(np.require(array, requirements=("C", "W"))) if kind == "pt" else array

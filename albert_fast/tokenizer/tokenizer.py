@@ -182,7 +182,7 @@ class AlbertTokenizer(FramedTokens):
             truncation: ``True`` or ``"longest_first"``, ``"only_first"``, ``"only_second"``, ``False``.
             max_length: tokens a row may have, specials counted; ``model_max_length`` if not given.
             stride: tokens of the cut part that the next row of ``return_overflowing_tokens`` repeats.
-            return_tensors: ``"pt"`` (torch), ``"np"`` (numpy) or None (lists).
+            return_tensors: ``"pt"`` (torch), ``"np"`` (numpy), ``"tf"`` (TensorFlow, int32) or None (lists).
         Returns:
             ``input_ids``, ``token_type_ids`` and ``attention_mask`` ``[rows, length]``, int64 as arrays or tensors; of
             one text as flat lists without ``return_tensors``.
