@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -25,9 +23,9 @@ from engine_samples import (
     small_model,
     small_program,
 )
+from tensorflow_engine_samples import in_a_process_without_torch, saved
 from tensorflow_samples import tf
 
-from albert_fast.batch import INPUT_NAMES, Batch
 from albert_fast.capture import capture
 from albert_fast.config import ACTIVATION_NAMES
 from albert_fast.engine import FORMATS, build, load, read_manifest, saved_model, tensorflow_ops, tflite
@@ -120,18 +118,6 @@ def test_weights_beyond_one_protocol_buffer_are_refused(
 
 
 # -- saved_model ---------------------------------------------------------------------------------------------------
-
-
-def in_a_process_without_torch(program: str) -> str:
-    blocked = "import sys\nsys.modules['torch'] = None\nimport numpy as np\n"
-    done = subprocess.run([sys.executable, "-c", blocked + program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def saved(batch: Batch, folder: Path) -> Path:
-    np.savez(folder / "batch.npz", **{n: t.numpy() for n, t in zip(INPUT_NAMES, batch.tensors(), strict=True)})
-    return folder / "batch.npz"
 
 
 def test_a_saved_model_is_served_from_a_folder_without_torch(tmp_path: Path) -> None:

@@ -79,7 +79,10 @@ _ROWS = (
         "a LiteRT (TensorFlow Lite) model, run by LiteRT; moves between machines, phones among them",
         extra="tflite",
         imports=("tensorflow", "ai_edge_litert"),
-        options={"ids": _IDS},
+        options={
+            "ids": _IDS,
+            "activations": "dynamic or static: whether LiteRT rounds them row by row, or int8's own scales do",
+        },
         gaps=(Gap("bfloat16", "*", "LiteRT has no bfloat16 kernels; choose fp32 or fp16, or the format saved_model"),),
     ),
     Format(

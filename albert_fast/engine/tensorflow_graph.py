@@ -7,7 +7,7 @@ every token alike: a product of two matrices with its bias and activation is wha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ from torch.fx import Node
 from torch.fx.node import map_aggregate
 
 from albert_fast._optional import require
-from albert_fast.engine import tensorflow_ops
-from albert_fast.engine.signature import output_names
+from albert_fast.engine import tensorflow_ops, tensorflow_quantized
+from albert_fast.engine.signature import output_names, weight_dtype
+from albert_fast.engine.tensorflow_quantized import QuantizedWeight
 
 ID_DTYPES = ("int64", "int32")
 Tensor = Any
@@ -39,11 +40,13 @@ class TensorFlowGraph:
     Attributes:
         inputs: for each dtype of ids the tensors to feed, by name: ``{"int32": {"input_ids": ..., ...}, ...}``.
         outputs: the tensors to fetch, by name.
+        quantized: int8 weights by name, each an input as well.
     """
 
     graph: Any
     inputs: dict[str, dict[str, Tensor]]
     outputs: dict[str, Tensor]
+    quantized: dict[str, QuantizedWeight] = field(default_factory=dict)
 
 
 def to_tensorflow(program: ExportedProgram, *, float32_only: bool = False) -> TensorFlowGraph:
@@ -53,6 +56,7 @@ def to_tensorflow(program: ExportedProgram, *, float32_only: bool = False) -> Te
         program: called with ``(input_ids, attention_mask, token_type_ids)``, returns a dict of tensors. What is dynamic
             in it is dynamic in the graph.
         float32_only: compute everything in float32, from the program's own weights; for runtimes that know no other.
+            Only then may the program be quantized: its int8 weights are inputs of the graph, in float32.
     Raises:
         MissingDependencyError: TensorFlow is not installed.
         NotImplementedError: the graph holds an op, or a form of one, that has no row in ``tensorflow_ops``.
@@ -64,7 +68,7 @@ def to_tensorflow(program: ExportedProgram, *, float32_only: bool = False) -> Te
         narrow, wide = _inputs(tf, program, names)
         translation = _Translation(tf, program, wide, float32_only)
         outputs = translation.outputs()
-    return TensorFlowGraph(graph, {"int32": narrow, "int64": wide}, outputs)
+    return TensorFlowGraph(graph, {"int32": narrow, "int64": wide}, outputs, translation.quantized)
 
 
 def _inputs(tf: Any, program: ExportedProgram, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -107,6 +111,13 @@ class _Translation:
 
     def __init__(self, tf: Any, program: ExportedProgram, inputs: dict[str, Tensor], float32_only: bool) -> None:
         self.tf, self._program, self._float32_only = tf, program, float32_only
+        self.quantized: dict[str, QuantizedWeight] = {}
+        self._rows, self._per_token = tensorflow_ops.ROWS, tensorflow_ops.PER_TOKEN
+        self._weight_ops: set[Any] = set()
+        if float32_only and weight_dtype(program) == "int8":
+            self._rows = {**self._rows, **tensorflow_quantized.rows(self.quantized)}
+            self._per_token = self._per_token | tensorflow_quantized.per_token()
+            self._weight_ops = tensorflow_quantized.weight_ops()
         self._packed: dict[tuple[Any, ...], Tensor] = {}
         self._symbols: dict[Any, Tensor] = {}
         self._values: dict[Node, Any] = {}
@@ -203,13 +214,13 @@ class _Translation:
         if target in tensorflow_ops.RESHAPES:
             sizes = self._sizes(node)
             return _Value(self, sizes, whole=self.reshape(self._values[node.all_input_nodes[0]].any(), sizes))
-        if target not in tensorflow_ops.ROWS:
+        if target not in self._rows:
             raise NotImplementedError(
                 f"the graph holds the op {target} (node {node.name}), and no row of "
                 "albert_fast.engine.tensorflow_ops.ROWS says what it is in TensorFlow; add one, or choose the format "
                 "exported_program"
             )
-        flat = target in tensorflow_ops.PER_TOKEN and self._is_per_token(node)
+        flat = target in self._per_token and self._is_per_token(node)
 
         def given(argument: Any) -> Any:
             if isinstance(argument, torch.dtype):
@@ -219,9 +230,7 @@ class _Translation:
                 return value
             return value.flat() if flat and len(value.sizes) > 2 else value.whole()
 
-        made = tensorflow_ops.ROWS[target](
-            self.tf, *map_aggregate(node.args, given), **map_aggregate(node.kwargs, given)
-        )
+        made = self._rows[target](self.tf, *map_aggregate(node.args, given), **map_aggregate(node.kwargs, given))
         if not self.tf.is_tensor(made):
             return made  # several tensors; getitem takes them apart
         return _Value(self, self._sizes(node), **{"flat" if flat else "whole": made})
@@ -231,7 +240,11 @@ class _Translation:
         sizes = self._sizes(node)
         if len(sizes) != 3:
             return False
-        others = [self._sizes(source) for source in node.all_input_nodes if source.name not in self._names]
+        others = [
+            self._sizes(source)
+            for source in node.all_input_nodes
+            if source.name not in self._names and source.target not in self._weight_ops
+        ]
         return all(len(other) == 3 and _same(other[:2], sizes[:2]) for other in others)
 
 

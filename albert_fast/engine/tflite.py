@@ -7,6 +7,7 @@ are widened when the file is loaded, so its activations are not rounded.
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,10 +22,10 @@ from torch.export import ExportedProgram
 
 from albert_fast._optional import require
 from albert_fast.batch import INPUT_NAMES, ShapeProfile
-from albert_fast.engine import saved_model
+from albert_fast.engine import saved_model, tflite_quantized
 from albert_fast.engine.formats import Run, Written
 from albert_fast.engine.manifest import Package, Requirements
-from albert_fast.engine.signature import weight_dtype
+from albert_fast.engine.signature import float_dtype, weight_dtype
 from albert_fast.engine.tensorflow_graph import ID_DTYPES, require_tensorflow, to_tensorflow
 from albert_fast.errors import EngineError
 
@@ -46,13 +47,23 @@ def write(
     """Write the program as a LiteRT model with the signature ``serving_default``.
 
     Args:
-        options: ``{"ids": "int32" | "int64"}``, the dtype of the inputs.
+        options: ``{"ids": "int32" | "int64"}``, the dtype of the inputs; of an int8 graph ``{"activations": "dynamic" |
+            "static"}``, what rounds the inputs of its linear maps: LiteRT row by row, or the graph's scales.
     Raises:
-        ValueError: wrong values of options.
+        ValueError: wrong values of options, or an int8 graph whose rest is not float32.
         MissingDependencyError: TensorFlow, which converts, or LiteRT, which runs, is not installed.
         EngineError: the weights are too many for the format, or LiteRT has no operator for a part of the graph.
     """
-    ids = _checked(options)
+    ids, activations = _checked(options)
+    int8 = weight_dtype(program) == "int8"
+    if "activations" in options and not int8:
+        raise ValueError(
+            f"the option activations is of int8 graphs, and this one is {weight_dtype(program)}; leave it out"
+        )
+    if int8 and float_dtype(program) != "float32":
+        raise ValueError(
+            f"the rest of this int8 graph is {float_dtype(program)}, LiteRT computes in float32; take rest fp32"
+        )
     tf = require_tensorflow("write a LiteRT model")
     _require_runtime()
     saved_model.check_size(program)
@@ -60,17 +71,24 @@ def write(
     graph = to_tensorflow(program, float32_only=True)
     tell("convert to LiteRT")
     with tempfile.TemporaryDirectory(prefix="tflite-", dir=path.parent) as folder:
-        saved_model.save(graph, Path(folder) / saved_model.FILE_NAME, default=ids, tf=tf)
+        weights = {name: weight.placeholder for name, weight in graph.quantized.items()}
+        whole = dataclasses.replace(graph, inputs={dtype: ends | weights for dtype, ends in graph.inputs.items()})
+        saved_model.save(whole, Path(folder) / saved_model.FILE_NAME, default=ids, tf=tf)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SIGNATURE])
         if weight_dtype(program) == "float16":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.target_spec.supported_types = [tf.float16]
         try:
-            path.write_bytes(converter.convert())
+            model = converter.convert()
         except _converter_error() as error:
             reason = str(error).strip().partition("\n")[0].rstrip(".")
             raise EngineError(f"LiteRT cannot hold this graph: {reason}; choose the format saved_model") from error
-    return Written({"ids": ids, "signature": SIGNATURE})
+    if not int8:
+        path.write_bytes(model)
+        return Written({"ids": ids, "signature": SIGNATURE})
+    tell("put the int8 weights in")
+    path.write_bytes(tflite_quantized.store_int8(model, graph.quantized, activations=activations))
+    return Written({"ids": ids, "signature": SIGNATURE, "activations": activations})
 
 
 def read(path: Path, *, device: str, profiles: tuple[ShapeProfile, ...], notes: Mapping[str, Any]) -> Run:
@@ -115,12 +133,13 @@ def runs_on(built_for: str, device: str) -> bool:
     return True
 
 
-def _checked(options: Mapping[str, Any]) -> str:
-    """The value of the option ``ids``."""
-    ids: str = options.get("ids", "int32")
-    if ids not in ID_DTYPES:
-        raise ValueError(f"the option ids is {ids!r}, expected one of {', '.join(ID_DTYPES)}")
-    return ids
+def _checked(options: Mapping[str, Any]) -> tuple[str, str]:
+    """The values of the options ``ids`` and ``activations``."""
+    ids, activations = options.get("ids", "int32"), options.get("activations", "dynamic")
+    for name, value, choices in (("ids", ids, ID_DTYPES), ("activations", activations, tflite_quantized.ACTIVATIONS)):
+        if value not in choices:
+            raise ValueError(f"the option {name} is {value!r}, expected one of {', '.join(choices)}")
+    return ids, activations
 
 
 def _require_runtime() -> Any:
