@@ -22,7 +22,10 @@ from albert_fast.recipe import Recipe, export
 from albert_fast.recipe.quantizing import AUTO
 
 _QUANTIZE = ("scales", "calibration", "column", "label_column", "method", "parts", "rest", "keep", "max_drop", "report")
-_OVERRIDES = ("head", "format", "precision", "profile", "attention", "device", "output", "revision")
+_OVERRIDES = (
+    "head", "format", "precision", "profile", "attention", "device", "output", "revision",
+    "keep_float32", "overflow_text",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--option", metavar="NAME=VALUE", action="append", default=[], type=_option, help="of the format; repeatable"
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="the engine file to write")
+    half = parser.add_argument_group("for a precision in 16 bits")
+    half.add_argument("--keep-float32", metavar="NAME", type=_names, help="tensors of the graph that are not rounded")
+    half.add_argument(
+        "--overflow-text", metavar="TEXTS", help="text to look for tensors on that float16 cannot hold; they are kept"
+    )
     quantize = parser.add_argument_group("for a precision that quantizes (int8)")
     quantize.add_argument("--scales", metavar="FILE", help="scales file of albert-fast calibrate; or")
     quantize.add_argument("--calibration", metavar="TEXTS", help="text to calibrate on: a file, one text a line")

@@ -142,12 +142,16 @@ def live_source(model: Any, head: str | None) -> Source:
 
 def _key(source: Source, recipe: Recipe, quantize: Any) -> str:
     """A digest of everything that decides what an engine file holds and whether it runs here."""
-    plain = recipe.replace(model="-", head=None, output=None, revision=None, precision="fp32", quantize=None)
+    plain = recipe.replace(
+        model="-", head=None, output=None, revision=None, precision="fp32", quantize=None, keep_float32=(),
+        overflow_text=None,
+    )  # fmt: skip
     facts = {
         "weights": source.sha256,
         "config": source.model.config.to_dict(),
         "head": head_of(source.model),
-        "recipe": {**dataclasses.asdict(plain), "precision": recipe.precision, "quantize": quantize},
+        "recipe": {**dataclasses.asdict(plain), "precision": recipe.precision, "quantize": quantize,
+            "keep_float32": recipe.keep_float32},
         "requires": dataclasses.asdict(file_format(engines.FORMATS[recipe.format]).requirements(
             recipe.device_name, recipe.options)),
         "versions": machine.versions(),

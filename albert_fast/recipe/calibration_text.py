@@ -64,7 +64,7 @@ def read_calibration_text(
         except csv.Error as error:
             raise ValueError(f"the calibration text {name} is not {path.suffix[1:].upper()}: {error}") from None
         return found, path.name
-    kind = type(texts).__name__
+    kind = "iterator" if isinstance(texts, Iterator) else type(texts).__name__
     if isinstance(texts, Mapping):
         raise ValueError(
             f"the calibration text is a {kind} of {', '.join(map(str, texts))}; give one of them, such as "

@@ -128,7 +128,7 @@ def gather(
     say = tell or (lambda words: None)
     made = calibration.batches
     say("capturing the graph")
-    program = capture(model, _profile(made))
+    program = capture(model, shapes_of(made))
     stage = f"running {sum(batch.input_ids.flatten(0, -2).shape[0] for batch in made)} texts in float32"
     say(stage)
 
@@ -202,14 +202,14 @@ def _unknown(texts: Sequence[Text], rows: Sequence[Row], tokenizer: Any) -> list
     if share <= MUCH_UNKNOWN:
         return []
     first = next(text.text for text, count in zip(texts, lacking, strict=True) if count)
-    words = f"{share:.0%} of its pieces are not in the model's vocabulary, such as in {first[:80]!r}"
+    words = f"{share:.1%} of its pieces are not in the model's vocabulary, such as in {first[:80]!r}"
     if share > MOST_UNKNOWN:
         return [f"{words}; at most {MOST_UNKNOWN:.0%} may be: give text in the language that the model was trained on"]
     logger.warning("the calibration text is doubtful: %s", words)
     return []
 
 
-def _profile(made: Sequence[Batch]) -> ShapeProfile:
+def shapes_of(made: Sequence[Batch]) -> ShapeProfile:
     """The shapes of these batches."""
     shapes = [batch.input_ids.shape for batch in made]
     rows, lengths = [shape[0] for shape in shapes], [shape[-1] for shape in shapes]

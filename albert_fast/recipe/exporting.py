@@ -25,6 +25,7 @@ from albert_fast.heads import HEADS, head_of
 from albert_fast.pipelines.sources import tokenizer_folder
 from albert_fast.precision import PRECISIONS, prepare
 from albert_fast.recipe import quantizing
+from albert_fast.recipe.overflow import too_large
 from albert_fast.recipe.references import answers, reference_batches
 from albert_fast.recipe.reporting import page_of, report_file
 from albert_fast.recipe.scaling import scale
@@ -103,14 +104,14 @@ def export_source(source: Source, recipe: Recipe, output: Path, tell: Progress) 
         seen, row = with_attention(eager, attention), engines.FORMATS[recipe.format]
         scaled = scale(recipe.quantize, seen, source.tokenizer, row=row, device=device, tell=tell)
     chosen = scaled.quantization if scaled is not None else None
-    program = prepare(exact, recipe.precision, quantization=chosen)
+    batches = [batch for p in profiles for batch in reference_batches(config, head, p, source.tokenizer)]
+    rest = chosen.rest if chosen is not None else recipe.precision
+    large = too_large(recipe, rest, exact, batches, with_attention(eager, attention), source.tokenizer, tell)
+    kept_float32 = tuple(dict.fromkeys((*recipe.keep_float32, *large)))
+    program = prepare(exact, recipe.precision, keep_float32=kept_float32, quantization=chosen)
 
     tell("answering the fixed batch in float32 eager")
-    references = [
-        pair
-        for profile in profiles
-        for pair in answers(eager, reference_batches(config, head, profile, source.tokenizer))
-    ]
+    references = answers(eager, batches)
     del eager
 
     facts = Facts(
@@ -139,6 +140,8 @@ def export_source(source: Source, recipe: Recipe, output: Path, tell: Progress) 
             _verify(temporary, device, references, recipe.precision)
         kept = tokenizer_folder(output) if source.tokenizer is not None else None
         notes = {**manifest.notes, "tokenizer": kept and kept.name}
+        if kept_float32:
+            notes["float32"] = {name: large.get(name) for name in kept_float32}
         if scaled is not None:
             notes["quantization"] = quantizing.notes(scaled.quantization)
             if scaled.mixed is not None:

@@ -20,7 +20,7 @@ from albert_fast.precision import Quantization
 from albert_fast.precision.calibration import Statistics
 from albert_fast.precision.sensitivity import Mixed, search
 from albert_fast.recipe.calibration_text import read_calibration_text, sample
-from albert_fast.recipe.collecting import Sampling, choose, gather
+from albert_fast.recipe.collecting import Sampling, choose, gather, shapes_of
 from albert_fast.recipe.quantizing import Quantize, read_scales, rest_of
 
 MOST_HELD, FEW_HELD = 512, 64
@@ -131,10 +131,7 @@ def _check_labels(found: Sequence[Text], words: Quantize, model: Any) -> None:
 
 def _held(texts: Sequence[Text], model: Any, tokenizer: Any, *, labelled: bool) -> Held:
     found, labels = _labelled(texts, model, tokenizer, labelled=labelled)
-    shapes = [batch.input_ids.shape for batch in found]
-    rows, lengths = [shape[0] for shape in shapes], [shape[-1] for shape in shapes]
-    profile = ShapeProfile(min(rows), max(rows), max(rows), min(lengths), max(lengths), max(lengths))
-    return Held(capture(model, profile), tuple(found), None if labels is None else tuple(labels))
+    return Held(capture(model, shapes_of(found)), tuple(found), None if labels is None else tuple(labels))
 
 
 def _labelled(

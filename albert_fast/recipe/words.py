@@ -45,6 +45,9 @@ class Recipe:
         output: the engine file, relative to the working directory; None names it after the model.
         revision: of a hub model: branch, tag or commit.
         options: of the format, as its row in ``FORMATS`` names them.
+        keep_float32: names or patterns of tensors that a 16-bit precision must not round, see ``precision.prepare``.
+        overflow_text: a file of text on which tensors are looked for that float16 cannot hold, beside the fixed batches
+            that every engine is measured on; they stay in float32, and the manifest names them.
         quantize: for a precision that quantizes: scales or calibration text, and what of the model.
     Raises:
         ValueError: every wrong field, in one message.
@@ -60,6 +63,8 @@ class Recipe:
     output: Path | None = None
     revision: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    keep_float32: tuple[str, ...] = ()
+    overflow_text: Path | None = None
     quantize: Quantize | None = None
 
     def __post_init__(self) -> None:
@@ -149,6 +154,12 @@ def _converted(values: Mapping[str, Any]) -> dict[str, Any]:
             pass  # _problems parses it again, for the message
     if isinstance(made["profile"], tuple) and len(made["profile"]) == 1:
         made["profile"] = made["profile"][0]
+    if isinstance(made["overflow_text"], str):
+        made["overflow_text"] = Path(made["overflow_text"])
+    if isinstance(made["keep_float32"], str):
+        made["keep_float32"] = (made["keep_float32"],)
+    elif isinstance(made["keep_float32"], list):
+        made["keep_float32"] = tuple(made["keep_float32"])
     made["quantize"] = quantizing.converted(made["quantize"])
     return made
 
@@ -173,6 +184,7 @@ def _problems(values: Mapping[str, Any]) -> list[str]:
     if row is not None:
         found += _option_problems(row, values["options"])
     found += _profile_problems(row, values["profile"])
+    found += _half_problems(values)
     found += quantizing.problems(values["quantize"])
     found += quantizing.fitting(_known(values["precision"]), values["quantize"], values["attention"])
     output = values["output"]
@@ -196,6 +208,21 @@ def _device_problems(row: Format, device: str, precision: Any) -> list[str]:
 def _known(precision: Any) -> Precision | None:
     """The row of a name that has one."""
     return PRECISIONS.get(precision) if isinstance(precision, str) else None
+
+
+def _half_problems(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the words on 16 bits."""
+    found = []
+    names, text = values["keep_float32"], values["overflow_text"]
+    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+        found.append(f"keep_float32 is {names!r}, expected names of tensors")
+    if not isinstance(text, Path | None):
+        found.append(f"overflow_text is {text!r}, expected the name of a file")
+    elif text is not None and not text.is_file():
+        found.append(f"overflow_text is {str(text)!r}, and there is no such file")
+    if values["precision"] == "fp32" and (names or text):
+        found.append("keep_float32 and overflow_text are for precisions in 16 bits; precision is fp32")
+    return found
 
 
 def _option_problems(row: Format, options: Any) -> list[str]:
