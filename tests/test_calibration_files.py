@@ -82,7 +82,7 @@ def test_a_file_of_lines_has_a_text_or_a_pair_on_each(tmp_path: Path) -> None:
         ([list(row) for row in ROWS], "list"),
         (TEXTS, "list"),
         ([{"text": first, "text_pair": second} for first, second in ROWS], "list"),
-        ((row for row in ROWS), "generator"),
+        ((row for row in ROWS), "iterator"),
     ],
 )
 def test_pairs_are_taken_in_every_shape_that_they_have_in_python(texts: Any, kind: str) -> None:
