@@ -17,12 +17,13 @@ import torch
 from torch.export import ExportedProgram
 
 from albert_fast.batch import ShapeProfile
-from albert_fast.engine import onnx_file
+from albert_fast.engine import onnx_file, signature
 from albert_fast.engine.formats import Run, Written
 from albert_fast.engine.manifest import Manifest, Package, Requirements
 from albert_fast.engine.onnx_file import embed
 from albert_fast.engine.onnx_fused import fuse
 from albert_fast.engine.onnx_graph import ID_DTYPES, OPSET, require_onnx, to_onnx
+from albert_fast.engine.onnx_quantized import ACTIVATIONS
 from albert_fast.engine.onnx_runtime import open_session, require_onnx_runtime, run_of
 from albert_fast.errors import EngineError
 
@@ -31,6 +32,8 @@ FUSED_DEFAULT = {"cpu": "no", "cuda": "auto"}
 """On CPU the fused operators gain nothing: ONNX Runtime fuses what pays when it loads a file."""
 FUSED_PAYS_FROM = 1.05
 """``"auto"`` takes the fused form, which is ONNX Runtime's alone, from this speed-up on."""
+ACTIVATIONS_DEFAULT = "uint8"
+"""x86 multiplies uint8 by int8 in one instruction, and ONNX Runtime has no other fast kernel there."""
 OLDEST_TORCH = "2.11"
 """The file needs no torch. This one is what the package asks for."""
 OLDEST_RUNTIME = {False: "1.18.0", True: "1.21.0"}
@@ -53,22 +56,25 @@ def write(
     Args:
         options: ``{"ids": "int64" | "int32"}``, the dtype of the inputs; ``{"fused": "auto" | "no" | "yes"}``,
             whether attention and residual LayerNorms are ONNX Runtime's own operators: "auto" measures both here and
-            keeps what was measured in the notes.
+            keeps what was measured in the notes; ``{"activations": "uint8" | "int8"}``, of a quantized program: two
+            spellings of the same numbers, uint8 for ONNX Runtime on x86, int8 for other runtimes that want it.
     Raises:
         ValueError: wrong values of options.
         MissingDependencyError: onnx, onnxscript or onnxruntime is not installed.
         EngineError: this onnxruntime cannot run on ``device``, or "yes" was asked for and there is nothing to fuse.
     """
     ids, fused = _checked(options, device)
+    activations = _activations(program, options)
     require_onnx()
     require_onnx_runtime(device)
     tell("translate into an ONNX graph")
-    model = to_onnx(program, ids=ids)
+    model = to_onnx(program, ids=ids, activations=activations or ACTIVATIONS_DEFAULT)
     choice = {"chosen": "no", "ratio": None, "asked": fused}
     if fused != "no":
         model, choice = _choose_form(model, fused, path, device=device, profile=profiles[0], tell=tell)
     onnx_file.save(model, path)
-    return Written({"opset": OPSET, "ids": ids, "fused": choice})
+    notes = {"opset": OPSET, "ids": ids, "fused": choice}
+    return Written(notes if activations is None else {**notes, "activations": activations})
 
 
 def read(path: Path, *, device: str, profiles: tuple[ShapeProfile, ...], notes: Mapping[str, Any]) -> Run:
@@ -116,6 +122,20 @@ def _checked(options: Mapping[str, Any], device: str) -> tuple[str, str]:
         if value not in choices:
             raise ValueError(f"the option {name} is {value!r}, expected one of {', '.join(choices)}")
     return ids, fused
+
+
+def _activations(program: ExportedProgram, options: Mapping[str, Any]) -> str | None:
+    """The value of the option ``activations``; None for a program without int8."""
+    chosen, dtype = options.get("activations", ACTIVATIONS_DEFAULT), signature.weight_dtype(program)
+    if dtype == "int8":
+        if signature.float_dtype(program) == "bfloat16":
+            raise ValueError("ONNX Runtime has no bfloat16 kernels for the CPU; quantize with rest fp32")
+        if chosen not in ACTIVATIONS:
+            raise ValueError(f"the option activations is {chosen!r}, expected one of {', '.join(ACTIVATIONS)}")
+        return str(chosen)
+    if "activations" in options:
+        raise ValueError(f"the option activations is for precision int8, and this graph is {dtype}; leave it out")
+    return None
 
 
 def _choose_form(

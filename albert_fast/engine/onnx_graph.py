@@ -18,6 +18,8 @@ import torch
 from torch.export import ExportedProgram
 
 from albert_fast._optional import require
+from albert_fast.engine import onnx_quantized
+from albert_fast.engine.onnx_quantized import ACTIVATIONS
 from albert_fast.engine.signature import output_names
 
 OPSET = 20
@@ -40,27 +42,31 @@ def _require(module: str) -> Any:
     return require(module, extra="onnx", purpose="write an ONNX graph")
 
 
-def to_onnx(program: ExportedProgram, *, ids: str = "int64") -> Any:
+def to_onnx(program: ExportedProgram, *, ids: str = "int64", activations: str = "int8") -> Any:
     """Translate a program into an ONNX graph.
 
     Args:
         program: called with ``(input_ids, attention_mask, token_type_ids)``, returns a dict of tensors. It keeps its
             dtypes; what is dynamic in it is dynamic in the graph.
         ids: dtype of the three inputs, ``"int64"`` or ``"int32"``; int32 is cast to int64 inside.
+        activations: how a quantized program's int8 activations are written, see ``onnx_quantized.arrange``.
     Returns:
         An ``onnx.ModelProto``. Inputs are called as the program's, outputs as the keys of its dict, dynamic dimensions
         ``batch``, ``choices`` and ``length``. Weights have the checkpoint's names; one that is stored transposed, for
         ``MatMul``, ends in ``.T``.
     Raises:
-        ValueError: ``ids`` is something else.
+        ValueError: ``ids`` or ``activations`` is something else.
         MissingDependencyError: onnx or onnxscript is not installed.
     """
     if ids not in ID_DTYPES:
         raise ValueError(f"ids is {ids!r}, expected one of {', '.join(ID_DTYPES)}")
+    if activations not in ACTIVATIONS:
+        raise ValueError(f"activations is {activations!r}, expected one of {', '.join(ACTIVATIONS)}")
     require_onnx()
     ir = _require("onnx_ir")
     model = _exported(program)
     _fold_shapes_but_no_weights(model)
+    onnx_quantized.arrange(model.graph, ir, activations)
     _transpose_weights_once(model.graph, ir)
     _name(model.graph, ir)
     if ids == "int32":

@@ -44,6 +44,7 @@ _ROWS = (
         options={
             "ids": _IDS,
             "fused": "no, yes or auto: whether attention and LayerNorms are ONNX Runtime's own operators",
+            "activations": "uint8 or int8: how int8 activations are written; uint8 is what x86 multiplies fastest",
         },
         embeds_manifest=True,
         describes=True,
@@ -52,6 +53,12 @@ _ROWS = (
                 "bfloat16",
                 "cpu",
                 "ONNX Runtime has no bfloat16 kernels for the CPU; choose fp32 or fp16, or the format aotinductor",
+            ),
+            Gap(
+                "int8",
+                "cuda",
+                "ONNX Runtime has int8 products for a GPU only through TensorRT; choose the format tensorrt or "
+                "tensorrt-rtx",
             ),
         ),
     ),
