@@ -53,7 +53,7 @@ def whole(name: str = "") -> PrecisionData:
             TensorRange(f"pooler{name}.input", (3.0,)),
         ),
         channels=(ChannelSpread(tensor, 256, (1.0, 0.5), (2.0, 1.0), (9.0, 1.5), (17, 3)),),
-        sensitivity=Sensitivity(f"divergence {name}", f"nats {name}", (tensor,), ((0.5,), (None,))),
+        sensitivity=Sensitivity(f"divergence {name}", f"nats {name}", (tensor,), ((0.5,), (None,)), 0.25),
         errors=(ErrorPerPass(f"int8 {name}", errors),),
         accuracy=(Accuracy(f"fp32 {name}", 80, 100, 0.71, 0.87), Accuracy(f"int8 {name}", 79, 100, 0.7, 0.86, 2, 1, 4)),
         changes=(Change(f"noun {name}", f"verb {name}", 4, 2, 1),),

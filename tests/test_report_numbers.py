@@ -203,8 +203,8 @@ def test_a_place_that_was_measured_is_kept_for_what_its_rounding_does() -> None:
 
 
 def test_measured_sites_become_a_grid_of_passes_by_tensors() -> None:
-    found = gather.sensitivity([Site("b", 1, 0.3), Site("a", 0, 0.1), Site("b", 0, 0.2)])
-    assert (found.tensors, found.values) == (("a", "b"), ((0.1, 0.2), (None, 0.3)))
+    found = gather.sensitivity([Site("b", 1, 0.3), Site("a", 0, 0.1), Site("b", 0, 0.2)], 0.5)
+    assert (found.tensors, found.values, found.weights) == (("a", "b"), ((0.1, 0.2), (None, 0.3)), 0.5)
 
 
 def test_weights_are_counted_once_and_int8_ones_in_their_bytes() -> None:

@@ -56,6 +56,7 @@ def export_page(
     labelled: Labelled | None = None,
     statistics: Statistics | None = None,
     measured: Sequence[MeasuredSite] = (),
+    measured_weights: float | None = None,
     reasons: Mapping[str, str] | None = None,
     sizes: Sequence[FileSize] = (),
     facts: Sequence[tuple[str, str]] = (),
@@ -70,6 +71,7 @@ def export_page(
         labelled: text of known class, for the accuracy; without it that section is left out.
         statistics: of calibration, where it ran in this process.
         measured: rows of ``precision.sensitivity``, which also say why a place is kept.
+        measured_weights: what rounding all weights alone does, measured with them.
         reasons: why a pattern of ``keep`` is kept, where it was not measured.
         sizes: of the files written.
         facts: more names and values for the head of the page.
@@ -90,7 +92,7 @@ def export_page(
         facts=(*facts, *_facts(scales), ("rest", quantization.rest), ("parts", ", ".join(quantization.parts))),
         ranges=gather.ranges(scales, statistics),
         channels=gather.channels(statistics) if statistics is not None else (),
-        sensitivity=gather.sensitivity(measured) if measured else None,
+        sensitivity=gather.sensitivity(measured, measured_weights) if measured else None,
         errors=comparing.errors_per_pass(exact, typed, batches) if batches else (),
         sizes=(*weights, *sizes),
         kept=gather.kept(exact, quantization, {**gather.measured_reasons(measured), **(reasons or {})}),

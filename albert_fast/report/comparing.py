@@ -43,8 +43,9 @@ def errors_per_pass(
     places = hidden_states(exact)
     problems = [] if batches else ["there is no batch"]
     for name, program in typed.items():
-        missing = places.keys() - {node.name for node in program.graph.nodes}
-        problems += [f"the {name} program has no {', '.join(sorted(missing))}"] if missing else []
+        there = {node.name for node in program.graph.nodes}
+        missing = [node for node in places if node not in there]
+        problems += [f"the {name} program has no {', '.join(missing)}"] if missing else []
     if problems:
         raise ValueError(f"errors per pass need programs prepared from the exact one, and text: {'; '.join(problems)}")
     sums = {name: {node: _Sums() for node in places} for name in typed}

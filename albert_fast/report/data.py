@@ -68,12 +68,14 @@ class Sensitivity:
     Attributes:
         measure, unit: what was measured, such as ``"mean divergence of the answers"`` in ``"nats"``.
         tensors: names of the columns.
+        weights: the same where all weights and nothing else are quantized, to compare with; None if not measured.
     """
 
     measure: str
     unit: str
     tensors: tuple[str, ...]
     values: tuple[tuple[float | None, ...], ...]
+    weights: float | None = None
 
 
 @dataclass(frozen=True)

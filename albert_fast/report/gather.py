@@ -80,13 +80,13 @@ class MeasuredSite(Protocol):
     def divergence(self) -> float: ...
 
 
-def sensitivity(measured: Iterable[MeasuredSite]) -> Sensitivity:
-    """What ``precision.sensitivity`` measured, as a grid of passes by tensors."""
+def sensitivity(measured: Iterable[MeasuredSite], weights: float | None = None) -> Sensitivity:
+    """What ``precision.sensitivity`` measured, as a grid of passes by tensors, and what all weights alone do."""
     values = {(one.pass_index, one.tensor): one.divergence for one in measured}
     tensors = tuple(dict.fromkeys(tensor for _, tensor in sorted(values)))
     passes = range(max((index for index, _ in values), default=-1) + 1)
     rows = tuple(tuple(values.get((index, tensor)) for tensor in tensors) for index in passes)
-    return Sensitivity("mean divergence of the answers", "nats", tensors, rows)
+    return Sensitivity("mean divergence of the answers", "nats", tensors, rows, weights)
 
 
 def measured_reasons(measured: Iterable[MeasuredSite]) -> dict[str, str]:

@@ -71,7 +71,7 @@ def _accuracy(data: PrecisionData) -> Section:
     parts = [bar_chart("Right answers", bars, axis=Axis("right answers", "%", digits=4), note=confidence)]
     if len(data.accuracy) > 1:
         rows: list[list[Cell]] = [[one.name, one.changed, one.lost, one.gained] for one in data.accuracy[1:]]
-        columns = ["", "changed", "right to wrong", "wrong to right"]
+        columns = ["", "changed", "now wrong", "now right"]
         numbers = table(f"Against {first.name}, of {first.texts:,} texts", columns, rows)
         parts.append(card("How many answers changed", numbers))
     if data.changes:
@@ -202,7 +202,12 @@ def _sensitivity(data: PrecisionData, names: dict[str, str]) -> Section:
     values = tuple(tuple(row[index] for index in order) for row in measured.values)
     grid = Grid("pass", rows, columns, values, Axis(measured.measure, measured.unit))
     about = "What rounding one tensor in one pass alone does to the answers."
-    return Section("Sensitivity", (about,), (heat_map("Where rounding hurts", grid),))
+    note = (
+        f"Rounding all weights and nothing else: {grid.axis.text(measured.weights)}."
+        if measured.weights is not None
+        else ""
+    )
+    return Section("Sensitivity", (about,), (heat_map("Where rounding hurts", grid, note=note),))
 
 
 def _kept(data: PrecisionData, names: dict[str, str]) -> Section:

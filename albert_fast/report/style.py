@@ -62,6 +62,7 @@ th:first-child { padding-left: 0 }
 .n { text-align: right; white-space: nowrap }
 .s { transition: opacity .15s }
 .hnone rect { fill: none; stroke: var(--edge) }
+@media (max-width: 30rem) { th, td { padding: .2rem .35rem } table { font-size: .8rem } th { max-width: 8.5rem } }
 @media print { details > * { display: block } nav { display: none } }
 """
 
