@@ -58,6 +58,7 @@ def export_page(
     measured: Sequence[MeasuredSite] = (),
     measured_weights: float | None = None,
     reasons: Mapping[str, str] | None = None,
+    keep_float32: Sequence[str] = (),
     sizes: Sequence[FileSize] = (),
     facts: Sequence[tuple[str, str]] = (),
 ) -> str:
@@ -73,14 +74,17 @@ def export_page(
         measured: rows of ``precision.sensitivity``, which also say why a place is kept.
         measured_weights: what rounding all weights alone does, measured with them.
         reasons: why a pattern of ``keep`` is kept, where it was not measured.
+        keep_float32: as in ``precision.prepare``, of the int8 program.
         sizes: of the files written.
         facts: more names and values for the head of the page.
     """
     scales = quantization.scales
     typed = {
         "bf16": prepare(exact, "bf16"),
-        "int8": prepare(exact, "int8", quantization=quantization),
-        "int8, passes merged": prepare(exact, "int8", quantization=replace(quantization, scales=scales.merged())),
+        "int8": prepare(exact, "int8", quantization=quantization, keep_float32=keep_float32),
+        "int8, passes merged": prepare(
+            exact, "int8", quantization=replace(quantization, scales=scales.merged()), keep_float32=keep_float32
+        ),
     }
     weights = [
         FileSize(f"weights, {name}", gather.weight_bytes(one))

@@ -17,8 +17,8 @@ from albert_fast.report.tables import Cell, figure, picture, table
 
 WIDTH = 360
 COLORS = 8
-_LETTER = 6.3  # width of a letter at the charts' 11 units, or a little more
-_LONGEST = 24  # letters of a name beside a picture; its tooltip and the table have all of it
+_NARROW, _WIDE = frozenset("ijlt.,:;'|!()[] "), frozenset("mw%+ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_LONGEST = 26  # letters of a name beside a picture; its tooltip and the table have all of it
 _ROW, _HEIGHT = 22, 236
 _FEW = 4
 _MARKERS = (
@@ -89,7 +89,7 @@ def line_chart(title: str, lines: Sequence[Line], *, x: Axis, y: Axis, note: str
     ys = [value for line, points in drawn for value in (*(p[1] for p in points), *line.band)]
     vertical = scale(y, ys, bottom, 20)
     ticks = [(value, y.tick(value)) for value in vertical.ticks()]
-    left = 14 + max([len(text) for _, text in ticks], default=1) * _LETTER
+    left = 14 + max([_width(text) for _, text in ticks], default=6)
     across = scale(x, (p[0] for _, points in drawn for p in points), left, WIDTH - 10)
     parts = [tag("text", y.title, x=2, y=11, class_="label")]
     free = math.inf
@@ -112,8 +112,8 @@ def bar_chart(title: str, bars: Sequence[Bar], *, axis: Axis, note: str = "") ->
     """Horizontal bars from 0, or dots where the axis does not begin there, each with its value written behind it."""
     texts = [bar.text or axis.text(bar.value) for bar in bars]
     names = [cut(bar.name, _LONGEST) for bar in bars]
-    left = 8 + max([len(name) for name in names], default=0) * _LETTER
-    right = WIDTH - 10 - max([len(text) for text in texts], default=0) * _LETTER
+    left = 8 + max(map(_width, names), default=0)
+    right = WIDTH - 10 - max(map(_width, texts), default=0)
     ends = [v for bar in bars for v in (bar.value, bar.low, bar.high) if v is not None]
     across = scale(axis, ends, left, right)
     height = _ROW * len(bars) + 40
@@ -135,9 +135,9 @@ def heat_map(title: str, grid: Grid, *, note: str = "") -> Markup:
     """Cells whose shade says how large their number is, and which hold it; the darkest is the largest."""
     known = [v for row in grid.values for v in row if v is not None and math.isfinite(v)]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
-    left = 10 + max(len(cut(name, _LONGEST)) for name in grid.rows) * _LETTER
+    left = 10 + max(_width(cut(name, _LONGEST)) for name in (grid.row_label, *grid.rows))
     width = (WIDTH - 2 - left) / len(grid.columns)
-    heads = [_wrapped(name, int((width - 2) / _LETTER)) for name in grid.columns]
+    heads = [_wrapped(name, width - 2) for name in grid.columns]
     top = 10 + 13 * max(len(lines) for lines in heads)
     parts = [tag("text", grid.row_label, x=2, y=top - 6, class_="label")]
     for column, lines in enumerate(heads):
@@ -193,9 +193,10 @@ def _bottom(across: Scale, y: float, axis: Axis) -> list[Markup]:
     free = -math.inf
     for value in across.ticks(6):
         x, text = across.place(value), axis.tick(value)
-        if x - len(text) * _LETTER / 2 > free:  # what would run into its neighbour is left out
+        half = _width(text) / 2
+        if x - half > free:  # what would run into its neighbour is left out
             parts.append(tag("text", text, x=x, y=y + 15, class_="tick", text_anchor="middle"))
-            free = x + len(text) * _LETTER / 2 + 4
+            free = x + half + 4
     middle = (across.start + across.end) / 2
     return [*parts, tag("text", axis.title, x=middle, y=y + 31, class_="label", text_anchor="middle")]
 
@@ -221,7 +222,7 @@ def _heat_cell(value: float | None, share: float, x: float, y: float, width: flo
     """A square in one of ten shades, its number where there is room for it."""
     text = number(value, 2)
     parts = [tag("title", words), tag("rect", x=x, y=y, width=width - 1.5, height=_ROW - 1.5, rx=2)]
-    if len(text) * _LETTER <= width:
+    if _width(text) <= width:
         parts.append(tag("text", text, x=x + width / 2, y=y + 15, text_anchor="middle"))
     shade = "none" if value is None or not math.isfinite(value) else str(min(9, int(share * 10)))
     return tag("g", *parts, class_=f"h h{shade}")
@@ -257,11 +258,16 @@ def _by_x(lines: list[Line], x: Axis, y: Axis) -> list[list[Cell]]:
     return [[x.tick(position), *(number(one.get(position), y.digits) for one in values)] for position in everywhere]
 
 
-def _wrapped(name: str, letters: int) -> list[str]:
-    """A name in lines of so many letters, broken behind dots, underscores, hyphens and spaces; at most three."""
+def _width(text: str) -> float:
+    """How wide a text is at the charts' size in a wide font; in others it is less."""
+    return sum(4.2 if letter in _NARROW else 8.2 if letter in _WIDE else 6.8 for letter in text)
+
+
+def _wrapped(name: str, width: float) -> list[str]:
+    """A name in lines of this width, broken behind dots, underscores, hyphens and spaces; at most three."""
     lines = [""]
     for piece in re.findall(r"[^._\- ]*[._\- ]?", name):
-        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > letters:
+        if lines[-1] and _width(lines[-1] + piece.rstrip()) > width:
             lines.append("")
         lines[-1] += piece
-    return [cut(line.strip(), max(letters, 1)) for line in lines[:3]]
+    return [cut(line.strip(), max(int(width / 6), 1)) for line in lines[:3]]
