@@ -226,5 +226,5 @@ def test_every_stage_is_told(folder: Path) -> None:
     told: list[str] = []
     steps: list[str] = []
     calibrate(folder, sentences(), progress=told.append, step=steps.append)
-    assert [stage.split(" ")[0] for stage in told] == ["loading", "choosing", "capturing", "running", "choosing"]
+    assert [stage.split(" ")[0] for stage in told] == ["reading", "loading", "choosing", "capturing", "running", "choosing"]
     assert steps == ["running 60 texts in float32, 32 done", "running 60 texts in float32, 60 done"]

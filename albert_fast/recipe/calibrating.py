@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Any
 
@@ -11,7 +12,8 @@ from albert_fast.attention import ATTENTION
 from albert_fast.precision.calibration import DEFAULT_METHOD, check_method
 from albert_fast.precision.scales import Scales
 from albert_fast.recipe.cache import live_source
-from albert_fast.recipe.collecting import Sampling, choose, gather
+from albert_fast.recipe.calibration_text import read_calibration_text
+from albert_fast.recipe.collecting import Sampling, are_batches, choose, gather
 from albert_fast.recipe.exporting import Progress, source_of, with_attention
 from albert_fast.recipe.words import Recipe
 from albert_fast.report import calibration_page, write
@@ -69,25 +71,29 @@ def calibrate(
     if attention not in ATTENTION:
         raise ValueError(f"attention is {attention!r}, expected one of {', '.join(ATTENTION)}")
     tell = progress or (lambda stage: None)
+    name = None
+    ready, texts = are_batches(texts)
+    if not ready:
+        tell("reading texts")
+        texts, name = read_calibration_text(texts, column=column, pair_column=pair_column)
     if isinstance(model, nn.Module):
         source = live_source(model, head)
     else:
-        name = os.fspath(model)
-        tell(f"loading {name}")
-        source = source_of(Recipe.from_dict({"model": name, "head": head, "revision": revision}))
+        tell(f"loading {os.fspath(model)}")
+        source = source_of(Recipe.from_dict({"model": os.fspath(model), "head": head, "revision": revision}))
     if isinstance(tokenizer, str | os.PathLike):
         from albert_fast.tokenizer import AlbertTokenizer
 
         tokenizer = AlbertTokenizer.from_pretrained(os.fspath(tokenizer))
     tell("choosing texts")
-    calibration = choose(
-        source.model, tokenizer or source.tokenizer, texts, column=column, pair_column=pair_column, sampling=sampling
-    )
+    calibration = choose(source.model, tokenizer or source.tokenizer, texts, sampling=sampling)
+    if name is not None:
+        calibration = dataclasses.replace(calibration, source=name)
     seen = source.model if attention == "eager" else with_attention(source.model, attention)
     statistics = gather(seen, calibration, tell, step)
     tell("choosing ranges")
     scales = statistics.scales(method, share=percentile)
     if report is not None:
-        name = type(model).__name__ if isinstance(model, nn.Module) else os.fspath(model)
-        write(report, calibration_page(statistics, scales, model=name))
+        described = type(model).__name__ if isinstance(model, nn.Module) else os.fspath(model)
+        write(report, calibration_page(statistics, scales, model=described))
     return scales

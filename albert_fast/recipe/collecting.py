@@ -72,22 +72,20 @@ def choose(
     tokenizer: Any,
     texts: Any,
     *,
-    column: str | None = None,
-    pair_column: str | None = None,
     sampling: Sampling | None = None,
 ) -> Calibration:
     """Read calibration text and make batches of it.
 
     Args:
         tokenizer: of the model; None where ``texts`` are batches.
-        texts: as ``calibration_text.read_calibration_text`` takes them, or an iterable of ``Batch``: all of those are
-            run, as they are.
+        texts: as ``calibration_text.read_calibration_text`` takes them without columns, or an iterable of ``Batch``:
+            all of those are run, as they are.
     Raises:
         ValueError: there is no text, too little of it, or it is not of the vocabulary's language; all in one message.
             Or ids that the model does not have.
         MissingDependencyError: Parquet, and pyarrow is not installed.
     """
-    ready, texts = _peek(texts)
+    ready, texts = are_batches(texts)
     if ready:
         calibration = Calibration(tuple(texts), "batches")
         _check(calibration.batches, model, [])
@@ -98,7 +96,7 @@ def choose(
             "or batches of token ids in the place of texts"
         )
     words = sampling or Sampling()
-    found, source = read_calibration_text(texts, column=column, pair_column=pair_column)
+    found, source = read_calibration_text(texts)
     chosen = sample(found, words.max_texts)
     limit = min(words.max_length, model.config.max_position_embeddings)
     whole = encode(tokenizer, chosen, limit=2**31, limit_name="of a text", options={})
@@ -140,7 +138,7 @@ def gather(
     return dataclasses.replace(found, text=dataclasses.replace(found.text, truncated=calibration.truncated))
 
 
-def _peek(texts: Any) -> tuple[bool, Any]:
+def are_batches(texts: Any) -> tuple[bool, Any]:
     """Whether these are ready batches, and the same again; an iterator is not used up by looking at its first."""
     if isinstance(texts, Batch):
         return True, [texts]
