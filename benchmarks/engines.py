@@ -8,7 +8,6 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,8 @@ PROFILE = ShapeProfile.parse("1x1:8x128:32x512")
 BASELINE = "transformers eager"
 MEASURED_PRECISIONS = {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "fp16", "bf16", "int8")}
 """Of engine files. float16 on a CPU is for moving files about: few CPUs multiply it at speed."""
-PEERS_VERSIONS = ("transformers", "onnxruntime", "openvino", "nncf")
+PEERS_VERSIONS = ("transformers", "onnxruntime", "openvino", "nncf", "tensorflow", "ai_edge_litert")
+"""Packages by their names in Python; ``tensorflow`` may come from several distributions."""
 EMULATED = {("exported_program", "int8")}
 """What shows the numbers of a precision, in float32 arithmetic; its time says nothing."""
 CALIBRATION_TEXT = Path(__file__).parents[1] / "export" / "calibration" / "wordnet.txt"
@@ -211,6 +211,7 @@ def finished(result: Tensor) -> Tensor:
 
 def conditions(device: str) -> dict[str, Any]:
     """What the figures depend on."""
+    found = importlib.metadata.packages_distributions()
     return {
         "processor": machine.versions()["cpu"],
         "capability": machine.versions()["cpu_capability"],
@@ -223,6 +224,6 @@ def conditions(device: str) -> dict[str, Any]:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "cuda": torch.version.cuda,
-            **{name: importlib.metadata.version(name) for name in PEERS_VERSIONS if find_spec(name) is not None},
+            **{name: importlib.metadata.version(found[name][0]) for name in PEERS_VERSIONS if name in found},
         },
     }

@@ -1,7 +1,8 @@
-"""What others make of the same weights, timed in the same turns: transformers compiled, ONNX Runtime, OpenVINO, NNCF.
+"""What others make of the same weights, timed in the same turns: torch.compile, XLA, ONNX Runtime, OpenVINO, NNCF.
 
-All start from transformers' own model. OpenVINO and ONNX Runtime read the ONNX file that ``torch.onnx`` exports of it,
-with dynamic batch and length, and run with as many threads as PyTorch has.
+All start from transformers' own model. XLA compiles this project's TF class over its weights. OpenVINO and ONNX Runtime
+read the ONNX file that ``torch.onnx`` exports of it, with dynamic batch and length. All run with as many threads as
+PyTorch has.
 """
 
 from __future__ import annotations
@@ -93,6 +94,24 @@ def compiled(subject: Subject) -> Call:
     return call
 
 
+def xla(subject: Subject) -> Call:
+    """``tf.function(jit_compile=True)`` of this project's TF class: one trace, compiled anew for each shape."""
+    import tensorflow as tf
+
+    from albert_fast import TFAlbertForSequenceClassification
+
+    with contextlib.suppress(RuntimeError):  # TensorFlow has been started, by an engine that asked for as many threads
+        tf.config.threading.set_intra_op_parallelism_threads(torch.get_num_threads())
+    subject.theirs.save_pretrained(subject.folder / "checkpoint")
+    model = TFAlbertForSequenceClassification.from_pretrained(subject.folder / "checkpoint")
+
+    @tf.function(jit_compile=True, input_signature=[tf.TensorSpec([None, None], tf.int64)] * 3)
+    def logits(input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
+        return model(input_ids, attention_mask, token_type_ids).logits
+
+    return lambda batch: torch.from_numpy(logits(*(tf.constant(tensor.numpy()) for tensor in batch.tensors())).numpy())
+
+
 def onnx_runtime_dynamic(subject: Subject) -> Call:
     """``onnxruntime.quantization.quantize_dynamic`` after ``quant_pre_process``, as its own warning asks for."""
     import onnxruntime
@@ -168,6 +187,7 @@ def quiet() -> Iterator[None]:
 _ONNX = ("onnx", "onnxscript")
 PEERS: Mapping[str, Peer] = {
     "transformers, torch.compile": Peer("fp32", compiled, ()),
+    "TF class, XLA": Peer("fp32", xla, ("tensorflow", "h5py")),
     "ONNX Runtime dynamic int8": Peer("int8", onnx_runtime_dynamic, (*_ONNX, "onnxruntime")),
     "OpenVINO": Peer("fp32", partial(openvino, precision="f32"), (*_ONNX, "openvino")),
     "OpenVINO bf16": Peer("bf16", partial(openvino, precision="bf16"), (*_ONNX, "openvino")),
