@@ -18,7 +18,7 @@ import torch
 from torch.export import ExportedProgram
 
 from albert_fast.batch import ShapeProfile
-from albert_fast.engine import cpu_prepack, machine, signature
+from albert_fast.engine import cpu_attention, cpu_int8, cpu_prepack, machine, signature
 from albert_fast.engine.exported_program import moved
 from albert_fast.engine.formats import Run, Written
 from albert_fast.engine.manifest import Requirements
@@ -39,11 +39,15 @@ def write(
     """Compile the program for this CPU, or for the current CUDA device.
 
     Args:
-        options: ``{"linear": "auto" | "packed" | "plain"}``, CPU only: whether weights are packed for oneDNN. "auto"
-            measures both here and keeps what was measured in the notes.
+        options: ``{"linear": "auto" | "packed" | "plain"}``, CPU only: whether floating-point weights are packed for
+            oneDNN. "auto" measures both here and keeps what was measured in the notes. int8 weights always are.
+    Returns:
+        Notes: ``linear``, the choice above; ``int8``, what became of the linear maps of a Q/DQ graph
+        (``cpu_int8.lower``); ``attention``, where it is not PyTorch's fused one.
     Raises:
-        ValueError: an option's value is not one of those.
-        EngineError: there is no C++ compiler, or packing was asked for and this torch has no oneDNN.
+        ValueError: an option's value is not one of those, or it is "plain" and the graph int8.
+        EngineError: there is no C++ compiler, packing was asked for and this torch has no oneDNN, or the graph is int8
+            and this CPU or torch cannot multiply it.
     """
     asked = options.get("linear", "auto")
     if asked not in LINEAR_CHOICES:
@@ -56,14 +60,31 @@ def write(
     if torch.device(device).type == "cuda":
         _compile(program, path, freezing=False)
         return Written()
-    linear = _choose_linear(program, asked, profiles[0])
-    packed = linear["chosen"] == "packed"
-    _compile(cpu_prepack.pack_weights(program) if packed else program, path, freezing=packed)
-    return Written({"linear": linear, "threads": torch.get_num_threads()})
+    notes: dict[str, Any] = {}
+    quantized = signature.weight_dtype(program) == "int8"
+    if quantized:
+        if asked == "plain":
+            raise ValueError("linear='plain' has no int8 products: for int8 use linear='packed' or 'auto'")
+        program, notes["int8"] = cpu_int8.lower(program)
+    notes["linear"] = _choose_linear(program, asked, profiles[0], quantized=quantized)
+    packed = notes["linear"]["chosen"] == "packed"
+    if packed:
+        program = cpu_prepack.pack_weights(program)
+    if cpu_attention.pays():
+        program, products = cpu_attention.expand(program)
+        notes |= {"attention": "two matrix products"} if products else {}
+    _compile(program, path, freezing=packed or quantized)
+    return Written({**notes, "threads": torch.get_num_threads()})
 
 
 def read(path: Path, *, device: str, profiles: tuple[ShapeProfile, ...], notes: Mapping[str, Any]) -> Run:
-    """Load the package: its machine code becomes part of this process. The caller has compared its hash."""
+    """Load the package: its machine code becomes part of this process. The caller has compared its hash.
+
+    Raises:
+        EngineError: it multiplies int8, and oneDNN here would do that wrong.
+    """
+    if "int8" in notes:
+        cpu_int8.require()
     index = torch.device(device).index
     return cast(Run, torch._inductor.aoti_load_package(str(path), device_index=-1 if index is None else index))
 
@@ -88,18 +109,21 @@ def runs_on(built_for: str, device: str) -> bool:
     return torch.device(device).type == built_for
 
 
-def _choose_linear(program: ExportedProgram, asked: str, profile: ShapeProfile) -> dict[str, Any]:
-    """What to do with linear maps, and the speed ratio it rests on (None where nothing was measured)."""
+def _choose_linear(
+    program: ExportedProgram, asked: str, profile: ShapeProfile, *, quantized: bool = False
+) -> dict[str, Any]:
+    """What to do with linear maps in floating point, and the speed ratio it rests on (None: nothing was measured)."""
     weights = cpu_prepack.packable_weights(program)
     possible = cpu_prepack.is_available() and bool(weights)
-    if asked == "packed" and not possible:
+    if asked == "packed" and not possible and not quantized:
         raise EngineError(
             "linear='packed' was asked for, but this torch has no oneDNN or the graph no linear map to pack; "
             "use linear='plain'"
         )
     if asked != "auto" or not possible:
-        return {"chosen": asked if possible else "plain", "ratio": None, "asked": asked}
-    dtype = getattr(torch, signature.weight_dtype(program))
+        only = "packed" if quantized else "plain"
+        return {"chosen": asked if possible else only, "ratio": None, "asked": asked}
+    dtype = getattr(torch, signature.float_dtype(program))
     ratio = cpu_prepack.measure_speedup(weights, profile.opt_batch * profile.opt_length, dtype)
     chosen = "packed" if ratio >= cpu_prepack.PACKED_PAYS_FROM else "plain"
     return {"chosen": chosen, "ratio": round(ratio, 3), "asked": asked}

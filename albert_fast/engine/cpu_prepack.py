@@ -10,16 +10,27 @@ So it is measured where the engine is built.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
-from torch.fx import GraphModule, Node
+from torch.fx import Node
 from torch.nn import functional as F
+
+from albert_fast.engine.linear_groups import (
+    LinearGroup,
+    activation_behind,
+    argument,
+    gelu_algorithm,
+    group,
+    hand_out,
+    side_by_side,
+)
+from albert_fast.engine.rewriting import Rewriting, register_fake
 
 aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
 
@@ -85,88 +96,38 @@ def measure_speedup(weights: list[LinearWeight], tokens: int, dtype: torch.dtype
 def pack_weights(program: ExportedProgram) -> ExportedProgram:
     """Rewrite every linear map over ``packable_weights`` to oneDNN's packed form; a GELU behind it moves into it.
 
-    The program given is not changed; the new one shares its tensors. It is for lowering with constant folding on: run
-    as it is, it packs at every call.
+    Linear maps of one value, as query, key and value are, become one over their weights side by side. The program given
+    is not changed; the new one shares its tensors. It is for lowering with constant folding on: run as it is, it packs
+    at every call.
     """
-    _register_fakes()
-    graph_module = copy.deepcopy(program.graph_module)
-    graph = graph_module.graph
+    # torch 2.13 has no fake kernel for the packing op; its packed tensor passes for one of the weight's own shape
+    register_fake("mkldnn::_reorder_linear_weight", lambda weight, batch_size=None: torch.empty_like(weight))
+    rewriting = Rewriting(program)
     names = {weight.name for weight in packable_weights(program)}
-    packed: dict[Node, Node] = {}
-    last_placeholder = [node for node in graph.nodes if node.op == "placeholder"][-1]
-    for placeholder in [node for node in graph.nodes if node.op == "placeholder" and node.name in names]:
-        with graph.inserting_after(last_placeholder):
-            op = graph.call_function(mkldnn._reorder_linear_weight.default, (placeholder,))
-        op.meta["val"] = placeholder.meta["val"]
-        packed[placeholder] = op
-    signature = copy.deepcopy(program.graph_signature)
-    for node in list(graph.nodes):
-        if node.target is aten.linear.default and node.args[1] in packed:
-            signature.replace_all_uses(*_replace_linear(graph_module, node, packed[node.args[1]]))
-    graph_module.recompile()
-    return ExportedProgram(
-        root=graph_module,
-        graph=graph,
-        graph_signature=signature,
-        state_dict=program.state_dict,
-        range_constraints=program.range_constraints,
-        module_call_graph=program.module_call_graph,
-        example_inputs=program.example_inputs,
-        constants=program.constants,
-    )
+    linears = [node for node in rewriting.find(aten.linear.default) if argument(node, 1).name in names]
+    packed: dict[tuple[Node, ...], tuple[Node, Node | None]] = {}
+    for found in group(linears):
+        if found.weights not in packed:
+            with rewriting.graph.inserting_before(rewriting.first_op()):
+                weight = side_by_side(rewriting, found.weights)
+                bias = side_by_side(rewriting, found.biases)
+                packed[found.weights] = rewriting.call(mkldnn._reorder_linear_weight.default, weight), bias
+        _replace(rewriting, found, *packed[found.weights])
+    return rewriting.finished()
 
 
-def _replace_linear(graph_module: GraphModule, node: Node, packed: Node) -> tuple[str, str]:
-    """``linear(x, w, b)`` -> reshape to 2-D, packed linear, reshape back; the compiler wants two dimensions here.
-
-    Returns the names of the node that is gone and of the one that stands in its place.
-    """
-    graph = graph_module.graph
-    x, weight, bias = node.args[0], node.args[1], node.args[2] if len(node.args) > 2 else None
-    assert isinstance(x, Node) and isinstance(weight, Node)
-    last, attribute, algorithm = node, "none", ""
-    users = list(node.users)
-    if len(users) == 1 and users[0].target is aten.gelu.default:
-        last, attribute = users[0], "gelu"
-        algorithm = str(last.kwargs.get("approximate", last.args[1] if len(last.args) > 1 else "none"))
-    out_features, in_features = (int(size) for size in weight.meta["val"].shape)
-    leading = x.meta["val"].dim() - 1
-    with graph.inserting_before(node):
-        sizes = [_call(graph, aten.sym_size.int, x, index) for index in range(leading)]
-        rows = x if leading == 1 else _call(graph, aten.reshape.default, x, [-1, in_features])
-        y = _call(graph, mkldnn._linear_pointwise.default, rows, packed, bias, attribute, [], algorithm)
-        result = y if leading == 1 else _call(graph, aten.reshape.default, y, [*sizes, out_features])
-    result.meta["val"] = last.meta["val"]
-    last.replace_all_uses_with(result)
-    replaced = last.name
-    graph.erase_node(last)
-    if last is not node:
-        graph.erase_node(node)
-    return replaced, result.name
-
-
-def _call(graph: torch.fx.Graph, op: Callable[..., object], *args: object) -> Node:
-    """A node that calls ``op``, with the fake value that the rest of the graph is checked against."""
-    node = graph.call_function(op, args)  # type: ignore[arg-type]
-
-    def value(argument: object) -> object:
-        if isinstance(argument, Node):
-            return argument.meta["val"]
-        return [value(item) for item in argument] if isinstance(argument, list) else argument
-
-    node.meta["val"] = op(*(value(argument) for argument in args))
-    return node
-
-
-def _register_fakes() -> None:
-    """torch 2.13 has no fake kernel for the packing op; its packed tensor passes for one of the weight's own shape."""
-    name = "mkldnn::_reorder_linear_weight"
-    if not torch._C._dispatch_has_kernel_for_dispatch_key(name, "Meta") and name not in _registered:
-        torch.library.register_fake(name, lambda weight, batch_size=None: torch.empty_like(weight))
-        _registered.add(name)
-
-
-_registered: set[str] = set()
+def _replace(rewriting: Rewriting, found: LinearGroup, weight: Node, bias: Node | None) -> None:
+    """``linear(x, w, b)`` -> reshape to 2-D, packed linear, reshape back; the compiler wants two dimensions here."""
+    first = found.linears[0]
+    gelu = activation_behind(first) if len(found.linears) == 1 else None
+    activation: tuple[Any, ...] = ("none", [], "") if gelu is None else ("gelu", [], gelu_algorithm(gelu))
+    with rewriting.graph.inserting_before(first):
+        rows = rewriting.rows(found.input)
+        y = rewriting.call(mkldnn._linear_pointwise.default, rows, weight, bias, *activation)
+        if gelu is not None:
+            rewriting.replace(gelu, rewriting.like(y, found.input))
+        else:
+            hand_out(rewriting, found, y, found.input)
 
 
 def _plain(x: Tensor, weight: Tensor, bias: Tensor) -> Callable[[], Tensor]:
