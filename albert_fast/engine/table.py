@@ -12,6 +12,12 @@ _IDS = "int64 or int32: dtype of the graph's inputs"
 _TENSORRT_CODE_BYTES = 15_000_000
 """Kernels of one profile; 24 passes take 13.3 MB in TensorRT-RTX 1.7."""
 _ROAD = "onnx or torch-tensorrt: what lowers the graph; torch-tensorrt needs Torch-TensorRT, a GPU and one profile"
+_FP8 = "choose int8 here, or the format tensorrt or tensorrt-rtx on a GPU, or exported_program to look at its numbers"
+
+
+def _no_fp8(runtime: str) -> Gap:
+    return Gap("float8_e4m3fn", "*", f"{runtime} multiplies no float8; {_FP8}")
+
 
 _ROWS = (
     Format(
@@ -31,6 +37,7 @@ _ROWS = (
         "compiled ahead of time by Inductor for this very kind of CPU or GPU",
         options={"linear": "packed, plain or auto: whether weights are packed for oneDNN (CPU)"},
         rest={"cpu": "bf16", "cuda": "fp16"},
+        gaps=(_no_fp8("Inductor's code for this graph"),),
     ),
     Format(
         "onnx",
@@ -60,6 +67,7 @@ _ROWS = (
                 "ONNX Runtime has int8 products for a GPU only through TensorRT; choose the format tensorrt or "
                 "tensorrt-rtx",
             ),
+            _no_fp8("ONNX Runtime"),
         ),
     ),
     Format(
@@ -75,7 +83,10 @@ _ROWS = (
             "ids": "int64 or int32: dtype of ids that the signature serving_default takes",
             "xla": "no or yes: whether XLA compiles the loaded graph, once for each shape that it meets",
         },
-        gaps=(Gap("int8", "*", "TensorFlow has no int8 kernels for the CPU; choose the format tflite or onnx"),),
+        gaps=(
+            Gap("int8", "*", "TensorFlow has no int8 kernels for the CPU; choose the format tflite or onnx"),
+            _no_fp8("TensorFlow"),
+        ),
     ),
     Format(
         "tflite",
@@ -90,7 +101,10 @@ _ROWS = (
             "ids": _IDS,
             "activations": "dynamic or static: whether LiteRT rounds them row by row, or int8's own scales do",
         },
-        gaps=(Gap("bfloat16", "*", "LiteRT has no bfloat16 kernels; choose fp32 or fp16, or the format saved_model"),),
+        gaps=(
+            Gap("bfloat16", "*", "LiteRT has no bfloat16 kernels; choose fp32 or fp16, or the format saved_model"),
+            _no_fp8("LiteRT"),
+        ),
     ),
     Format(
         "tensorrt",

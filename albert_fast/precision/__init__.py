@@ -79,6 +79,13 @@ PRECISIONS: Mapping[str, Precision] = {
     "int8": Precision(
         "int8", torch.int8, ErrorBudget(2.5, 0.35, 0.97, 0.8), "albert_fast.precision.int8:prepare", quantizes=True
     ),
+    "fp8": Precision(
+        "fp8",
+        torch.float8_e4m3fn,
+        ErrorBudget(4.0, 0.5, 0.95, 0.75),
+        "albert_fast.precision.fp8:prepare",
+        quantizes=True,
+    ),
 }
 
 

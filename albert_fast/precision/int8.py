@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,6 +32,29 @@ from albert_fast.precision.sites import sites as all_sites
 QMAX = 127
 REST_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 qd = torch.ops.quantized_decomposed
+Call = Callable[..., Node]
+"""``(op, arguments, keywords)`` -> a new node of the graph that is edited."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The numbers that values are rounded to, and how a graph says so.
+
+    Attributes:
+        name: of the precision.
+        dtype: of a quantized weight in the program.
+        qmax: the largest of its numbers; a scale is a range divided by it.
+        stored: float32 weight ``[out, in]`` -> the same in ``dtype``, and the float32 scale of each output channel.
+        pair: adds the nodes that round a float32 value: ``(call, value, scale, dtype of the result)``.
+        whole: adds the nodes that dequantize a weight: ``(call, weight, scales, dtype of the result)``.
+    """
+
+    name: str
+    dtype: torch.dtype
+    qmax: float
+    stored: Callable[[Tensor], tuple[Tensor, Tensor]]
+    pair: Callable[[Call, Node, float, torch.dtype], Node]
+    whole: Callable[[Call, Node, Node, torch.dtype], Node]
 
 
 def prepare(
@@ -54,9 +78,16 @@ def prepare(
     Raises:
         ValueError: there is no quantization, or it does not fit this program; the message says why.
     """
+    return on_grid(INT8, program, keep_float32, quantization)
+
+
+def on_grid(
+    grid: Grid, program: ExportedProgram, keep_float32: Sequence[str], quantization: Quantization | None
+) -> ExportedProgram:
+    """``prepare`` for any grid."""
     fp32.prepare(program, torch.float32)
     if quantization is None:
-        raise ValueError("int8 needs scales: calibrate on text of yours and give the scales file")
+        raise ValueError(f"{grid.name} needs scales: calibrate on text of yours and give the scales file")
     sites = quantization.sites(program)
     program, scales = folded(program, quantization.scales)
     quantization = dataclasses.replace(quantization, scales=scales)
@@ -65,7 +96,7 @@ def prepare(
         typed = with_tensors(program, program.state_dict)
     else:
         typed = half.prepare(program, rest, keep_float32)
-    editor = _Editor(typed, program, quantization, rest)
+    editor = _Editor(grid, typed, program, quantization, rest)
     for weight in dict.fromkeys(site.weight for site in sites):
         if weight is not None:
             editor.quantize_weight(weight, next(s.tensor for s in sites if s.weight == weight))
@@ -87,13 +118,31 @@ def quantized_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / scale[:, None]).round().clamp(-QMAX, QMAX).to(torch.int8), scale
 
 
+def _pair(call: Call, value: Node, scale: float, dtype: torch.dtype) -> Node:
+    arguments = (scale, 0, -QMAX, QMAX, torch.int8)
+    quantized = call(qd.quantize_per_tensor.default, (value, *arguments))
+    return call(qd.dequantize_per_tensor.default, (quantized, *arguments), _out_dtype(dtype))
+
+
+def _whole(call: Call, weight: Node, scales: Node, dtype: torch.dtype) -> Node:
+    arguments = (weight, scales, None, 0, -QMAX, QMAX, torch.int8)
+    return call(qd.dequantize_per_channel.default, arguments, _out_dtype(dtype))
+
+
+def _out_dtype(dtype: torch.dtype) -> dict[str, Any]:
+    return {} if dtype == torch.float32 else {"out_dtype": dtype}
+
+
+INT8 = Grid("int8", torch.int8, QMAX, quantized_weight, _pair, _whole)
+
+
 class _Editor:
     """Edits the typed graph in place; ``exact`` is the float32 program that the weights are taken from."""
 
     def __init__(
-        self, typed: ExportedProgram, exact: ExportedProgram, quantization: Quantization, rest: torch.dtype
+        self, grid: Grid, typed: ExportedProgram, exact: ExportedProgram, quantization: Quantization, rest: torch.dtype
     ) -> None:
-        self.typed, self.exact, self.rest = typed, exact, rest
+        self.grid, self.typed, self.exact, self.rest = grid, typed, exact, rest
         self.scales = quantization.scales
         self.graph: Graph = typed.graph_module.graph
         self.signature = copy.deepcopy(typed.graph_signature)
@@ -103,28 +152,27 @@ class _Editor:
         self._factors: dict[str, Node] = {}
 
     def quantize_weight(self, name: str, tensor: str) -> None:
-        """Store a weight in int8 and let every reader have the dequantized one, the word table's lookup too."""
+        """Store a weight on the grid and let every reader have the dequantized one, the word table's lookup too."""
         exact = self.exact.state_dict[name]
         smoothing = self.scales.smoothing.get(tensor)
         weight = exact.detach().to(torch.float32)
         if smoothing is not None:
             weight = weight * torch.tensor(smoothing, device=weight.device)
-        int8, scale = quantized_weight(weight)
+        stored, scale = self.grid.stored(weight)
         shared = [
             n for n, t in self.exact.state_dict.items() if t.data_ptr() == exact.data_ptr() and t.shape == exact.shape
         ]
         for one in shared:  # a tied decoder's weight has two names
-            self.tensors[one] = nn.Parameter(int8, requires_grad=False)
+            self.tensors[one] = nn.Parameter(stored, requires_grad=False)
         placeholder = self._placeholder(name)
         fake = placeholder.meta["val"]
-        placeholder.meta["val"] = torch.empty_like(fake, dtype=torch.int8)
+        placeholder.meta["val"] = torch.empty_like(fake, dtype=self.grid.dtype)
         readers = list(placeholder.users)
         scales = self._add_parameter(placeholder, f"{name}_scale", scale)
         lookups = [reader for reader in readers if reader.target is aten.embedding.default]
         if len(lookups) < len(readers):
             with self.graph.inserting_before(self._first_op()):
-                arguments = (placeholder, scales, None, 0, -QMAX, QMAX, torch.int8)
-                whole = self._call(qd.dequantize_per_channel.default, arguments, self._out_dtype())
+                whole = self.grid.whole(self._call, placeholder, scales, self.rest)
             for reader in readers:
                 if reader not in lookups:
                     reader.replace_input_with(placeholder, whole)
@@ -137,7 +185,7 @@ class _Editor:
         for node in self.graph.nodes:
             if node.target is aten.embedding.default and "word_embeddings" in parameters.get(node.args[0].name, ""):
                 name = parameters[node.args[0].name]
-                if self.tensors[name].dtype != torch.int8:
+                if self.tensors[name].dtype != self.grid.dtype:
                     self.quantize_weight(name, "")
                 return
 
@@ -149,16 +197,12 @@ class _Editor:
         wanted = source.meta["val"].dtype
         rounded = source
         if source.target is aten.to.dtype and source.args[0].meta["val"].dtype == torch.float32:  # type: ignore[union-attr]
-            source = source.args[0]  # type: ignore[assignment]  # int8 is rounded from the exact value, not from 16 bits
-        scale = self.scales.amax[site.tensor][site.pass_index] / QMAX
+            source = source.args[0]  # type: ignore[assignment]  # rounded from the exact value, not from 16 bits
+        scale = self.scales.amax[site.tensor][site.pass_index] / self.grid.qmax
         if (source, scale) not in self._inputs:
-            arguments = (scale, 0, -QMAX, QMAX, torch.int8)
-            keywords = {} if wanted == torch.float32 else {"out_dtype": wanted}
             with self.graph.inserting_before(source.next):
                 exact = self._smoothed(self._in_float32(source), site.tensor)
-                quantized = self._call(qd.quantize_per_tensor.default, (exact, *arguments))
-                pair = self._call(qd.dequantize_per_tensor.default, (quantized, *arguments), keywords)
-            self._inputs[source, scale] = pair
+                self._inputs[source, scale] = self.grid.pair(self._call, exact, scale, wanted)
         reader.update_arg(site.argument, self._inputs[source, scale])
         if rounded is not source and not rounded.users:
             self.graph.erase_node(rounded)
@@ -207,9 +251,9 @@ class _Editor:
         return self._call(aten.mul.Tensor, (source, self._factors[tensor]))
 
     def _dequantize_rows(self, lookup: Node, scales: Node) -> None:
-        """``table[ids]`` in int8, times the scale of each row."""
+        """``table[ids]`` on the grid, times the scale of each row."""
         users = list(lookup.users)
-        lookup.meta["val"] = torch.empty_like(lookup.meta["val"], dtype=torch.int8)
+        lookup.meta["val"] = torch.empty_like(lookup.meta["val"], dtype=self.grid.dtype)
         with self.graph.inserting_before(lookup.next):
             column = self._call(aten.unsqueeze.default, (scales, 1))
             rows = self._call(aten.embedding.default, (column, lookup.args[1]))
@@ -237,9 +281,6 @@ class _Editor:
 
     def _first_op(self) -> Node:
         return next(node for node in self.graph.nodes if node.op == "call_function")
-
-    def _out_dtype(self) -> dict[str, Any]:
-        return {} if self.rest == torch.float32 else {"out_dtype": self.rest}
 
     def _call(self, op: Any, arguments: tuple[Any, ...], keywords: dict[str, Any] | None = None) -> Node:
         node = self.graph.call_function(op, arguments, keywords or {})
