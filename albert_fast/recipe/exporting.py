@@ -153,7 +153,9 @@ def export_source(source: Source, recipe: Recipe, output: Path, tell: Progress) 
             source.tokenizer.save_pretrained(tokenizer_folder(temporary))
         if scaled is not None and recipe.quantize is not None and recipe.quantize.report:
             tell("writing the report")
-            html = page_of(scaled, manifest, source.name or type(source.model).__name__)
+            html = page_of(
+                scaled, manifest, model=source.name or type(source.model).__name__, keep_float32=kept_float32
+            )
             if html is not None:
                 report_file(temporary).write_text(html, encoding="utf-8")
         _publish(temporary, output, manifest)

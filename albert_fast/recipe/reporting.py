@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from albert_fast.engine import Manifest
@@ -16,22 +17,20 @@ def report_file(output: Path) -> Path:
     return output.with_name(f"{output.name}.html")
 
 
-def page_of(scaled: Scaled, manifest: Manifest, model: str) -> str | None:
+def page_of(scaled: Scaled, manifest: Manifest, *, model: str, keep_float32: Sequence[str]) -> str | None:
     """The report as HTML; None where there is no text to compare on.
 
     Args:
         model: what the page calls it.
+        keep_float32: tensors that the engine does not round to 16 bits.
     """
     held, mixed = scaled.held, scaled.mixed
     if held is None:
         return None
     labels = [int(label) for batch in held.labels or () for label in batch]
-    measure = {"accuracy": "points of accuracy", "answers": "% of the answers changed"}
-    reasons = (
-        {}
-        if mixed is None
-        else {place: f"max_drop {mixed.max_drop:g} ({measure[mixed.measure]})" for place in mixed.keep}
-    )
+    compared_on = f"{sum(len(batch.input_ids) for batch in held.batches)} texts that the ranges were not found on"
+    if mixed is not None:
+        compared_on += ", the ones on which max_drop was searched"
     engine = FileSize(f"engine file, {manifest.format}", manifest.file_bytes)
     return export_page(
         model=os.fspath(model),
@@ -41,7 +40,8 @@ def page_of(scaled: Scaled, manifest: Manifest, model: str) -> str | None:
         labelled=Labelled(held.batches, labels, manifest.labels) if labels else None,
         statistics=scaled.statistics,
         measured=mixed.sites if mixed is not None else (),
-        reasons=reasons,
+        measured_weights=mixed.weights if mixed is not None else None,
+        keep_float32=keep_float32,
         sizes=[engine],
-        facts=[("engine", f"{manifest.head}, {manifest.format}, {manifest.device}")],
+        facts=[("engine", f"{manifest.head}, {manifest.format}, {manifest.device}"), ("compared on", compared_on)],
     )
