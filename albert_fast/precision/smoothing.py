@@ -48,8 +48,8 @@ class Choice:
 
     Attributes:
         alpha: the best of those tried, or None where none gains ``MIN_GAIN``.
-        error: mean squared error of all its linear maps' outputs in all passes, as a share of their mean square, with
-            weight and input in int8 and no smoothing.
+        error: mean squared error of its linear maps' outputs, summed over the passes before it is squared and then
+            divided by their number, as a share of the outputs' mean square: with weight and input in int8, unsmoothed.
         errors: the same with each alpha.
     """
 
@@ -145,20 +145,23 @@ def choose(
 def _error(
     passes: Sequence[Tensor], weight: Tensor, outputs: Sequence[Tensor], smoothing: Tensor, method: str
 ) -> float:
-    """Squared error of the outputs over their square, both summed over tokens, channels and passes; every pass counts
-    the same."""
+    """Mean square of the error that all passes leave together, in units of the outputs' mean square and of one pass.
+
+    The errors of a token are added over the passes before they are squared, as the residual adds them: what rounding
+    makes of an input is another thing in every pass and partly cancels, what it makes of the one weight does not.
+    """
     int8, scale = quantized_weight(weight * smoothing.to(weight.device))
     rounded = qd.dequantize_per_channel(int8, scale, None, 0, -QMAX, QMAX, torch.int8)
-    total = 0.0
+    total = torch.zeros_like(outputs[0], dtype=torch.float64)
     for x, expected in zip(passes, outputs, strict=True):
         smooth_x = x / smoothing.to(x.device)
         histogram = Histogram()
         histogram.add(smooth_x)
         arguments = ((METHODS[method](histogram) or 1.0) / QMAX, 0, -QMAX, QMAX, torch.int8)
         pair = qd.dequantize_per_tensor(qd.quantize_per_tensor(smooth_x, *arguments), *arguments)
-        square = float(expected.double().square().sum())
-        total += float((F.linear(pair, rounded) - expected).double().square().sum()) / square if square else 0.0
-    return total / len(passes)
+        size = float(expected.double().square().mean().sqrt())
+        total += (F.linear(pair, rounded) - expected).double() / (size or 1.0)
+    return float(total.square().mean()) / len(passes)
 
 
 def _weights(program: ExportedProgram) -> dict[str, list[str]]:
