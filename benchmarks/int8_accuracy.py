@@ -3,7 +3,7 @@
     python benchmarks/int8_accuracy.py -o benchmarks/results/int8_accuracy.json
 
 Needs `pip install nncf` for two of the rows, or --without them. A model of ALBERT-base's widths is measured too where
-tools/train_embedded.py has made build/wordnet-wide. Every variant answers the same batches in one run.
+tools/train_embedded.py has made build/wordnet-wide. Every variant of a model answers the same batches in one run.
 """
 
 from __future__ import annotations
@@ -127,6 +127,9 @@ def parse_arguments() -> argparse.Namespace:
         "folders", type=Path, nargs="*", help="checkpoints (the embedded model, and build/wordnet-wide)"
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument(
+        "--add", action="store_true", help="keep the rows of --output that this run does not measure anew"
+    )
     parser.add_argument("--limit", type=int, help="the first N held-out glosses for the classifier (all)")
     parser.add_argument("--masked-lm-limit", type=int, default=1000, help="the same for the masked LM (1000; 0: none)")
     parser.add_argument("--calibration-texts", type=int, default=512, help="glosses to calibrate on (512)")
@@ -149,6 +152,24 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
+def merged(kept: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of an earlier run and of this one, which has the last word, model by model in the order of ``VARIANTS``.
+
+    Raises:
+        ValueError: a model's rows were measured on different numbers of texts.
+    """
+    rows = {(row["model"], row["head"], row["variant"]): row for row in (*kept, *found)}
+    counts: dict[tuple[str, str], set[int]] = {}
+    for (model, head, _), row in rows.items():
+        counts.setdefault((model, head), set()).add(row["rows"])
+    unlike = [f"{model} {head}: {sorted(numbers)}" for (model, head), numbers in counts.items() if len(numbers) > 1]
+    if unlike:
+        raise ValueError(f"--add needs the limits of the earlier run; rows measured: {'; '.join(unlike)}")
+    models, variants = list(dict.fromkeys(row["model"] for row in rows.values())), [REFERENCE, *VARIANTS]
+    order = {key: (models.index(key[0]), HEADS.index(key[1]), variants.index(key[2])) for key in rows}
+    return [rows[key] for key in sorted(rows, key=order.__getitem__)]
+
+
 def main() -> None:
     """Write the result file after every model and head, so that a long run that breaks off leaves what it found."""
     arguments = parse_arguments()
@@ -160,11 +181,16 @@ def main() -> None:
         "and gained are answers that were right, or became right; masked LM: 15 % of the pieces, seeded",
         **conditions("cpu"),
         "calibration": {"texts": len(texts), "file": str(CALIBRATION.relative_to(REPOSITORY))},
-        "variants": {name: VARIANTS[name].summary for name in arguments.names},
+        "variants": {name: variant.summary for name, variant in VARIANTS.items()},
         "rows": [],
     }
+    earlier = (
+        json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.add else {"rows": [], "versions": {}}
+    )
+    found: list[dict[str, Any]] = []
     needed = sorted({package for name in arguments.names for package in VARIANTS[name].needs})
-    document["versions"] |= {package: importlib.metadata.version(package) for package in needed}
+    versions = document["versions"] | {package: importlib.metadata.version(package) for package in needed}
+    document["versions"] = earlier["versions"] | versions
     limits = dict(zip(HEADS, (arguments.limit, arguments.masked_lm_limit), strict=True))
     for folder in arguments.folders:
         config, tokenizer = AlbertConfig.from_pretrained(folder), AlbertTokenizer.from_pretrained(folder)
@@ -178,7 +204,8 @@ def main() -> None:
                 subject = Subject(folder, head, calibration, Path(scratch))
                 for row in measure(subject, questions, arguments.names):
                     print(json.dumps(facts | row), file=sys.stderr)
-                    document["rows"].append(facts | row)
+                    found.append(facts | row)
+            document["rows"] = merged(earlier["rows"], found)
             arguments.output.parent.mkdir(parents=True, exist_ok=True)
             arguments.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
