@@ -130,7 +130,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--add", action="store_true", help="keep the rows of --output that this run does not measure anew"
     )
-    parser.add_argument("--limit", type=int, help="the first N held-out glosses for the classifier (all)")
+    parser.add_argument("--limit", type=int, help="the first N held-out glosses for the classifier (all; 0: none)")
     parser.add_argument("--masked-lm-limit", type=int, default=1000, help="the same for the masked LM (1000; 0: none)")
     parser.add_argument("--calibration-texts", type=int, default=512, help="glosses to calibrate on (512)")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, metavar="NAME", help=f"of {', '.join(VARIANTS)}")
@@ -196,9 +196,9 @@ def main() -> None:
         config, tokenizer = AlbertConfig.from_pretrained(folder), AlbertTokenizer.from_pretrained(folder)
         calibration = batches_of(texts, tokenizer)[0]
         for head in HEADS:
-            questions = QUESTIONS[head](held_out[: limits[head]], config, tokenizer)
-            if not questions:
+            if limits[head] == 0:
                 continue
+            questions = QUESTIONS[head](held_out[: limits[head]], config, tokenizer)
             facts = {"model": folder.name, "hidden_size": config.hidden_size, "head": head}
             with tempfile.TemporaryDirectory() as scratch:
                 subject = Subject(folder, head, calibration, Path(scratch))
