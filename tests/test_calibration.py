@@ -135,6 +135,8 @@ def test_the_texts_digest_is_of_ids_and_types_and_their_order_alone() -> None:
     joined = [(torch.cat([texts[0][0], texts[1][0]]), torch.cat([texts[0][1], texts[1][1]])), *texts[2:]]
     for other in (texts[::-1], without_types, joined, rows(*LENGTHS, seed=1)):
         assert collect(program, batches(other, 3)).text.sha256 != text.sha256
+    two, one = [(torch.tensor([1]), torch.tensor([0]))] * 2, [(torch.tensor([1, 0]), torch.tensor([1, 0]))]
+    assert collect(program, batches(two, 2)).text.sha256 != collect(program, batches(one, 1)).text.sha256
 
 
 def test_a_row_of_all_padding_is_no_text() -> None:
