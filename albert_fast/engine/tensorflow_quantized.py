@@ -38,8 +38,8 @@ def rows(met: dict[str, QuantizedWeight]) -> Mapping[Any, Row]:
     qd = torch.ops.quantized_decomposed
 
     def weight(tf: Any, numbers: Tensor, scale: Tensor, *_: Any, **__: Any) -> Tensor:
-        name = numbers.op.name
-        placeholder = tf.compat.v1.placeholder(tf.float32, numbers.shape, f"dequantized/{name}")
+        name = numbers.op.name.replace("/", "_")  # such as the names of a signature may be
+        placeholder = tf.compat.v1.placeholder(tf.float32, numbers.shape, f"dequantized/{numbers.op.name}")
         met[name] = QuantizedWeight(placeholder, tf.get_static_value(numbers), tf.get_static_value(scale))
         return placeholder
 
