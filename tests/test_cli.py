@@ -67,7 +67,7 @@ def is_one_line_error(err: str) -> bool:
 def test_help_names_every_command(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    assert all(f"    {name} " in out for name in COMMANDS)
+    assert all(f"\n    {name}" in out for name in COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
