@@ -94,6 +94,24 @@ def test_a_dataset_is_read_by_its_columns() -> None:
     assert read_calibration_text(iter(Dataset()), column="premise")[0] == [Text(first) for first, _ in ROWS]
 
 
+def test_a_data_frame_is_read_by_its_rows_and_not_as_the_names_of_its_columns() -> None:
+    class DataFrame:
+        """What of pandas is used."""
+
+        def itertuples(self) -> None: ...
+
+        def to_dict(self, orient: str) -> list[dict[str, Any]]:
+            assert orient == "records"
+            return BY_COLUMN
+
+        def __iter__(self) -> Iterator[str]:
+            return iter(("label", "premise", "hypothesis"))
+
+    assert read_calibration_text(DataFrame(), **COLUMNS) == (TEXTS, "DataFrame")
+    with pytest.raises(ValueError, match="has the columns label, premise, hypothesis; say which"):
+        read_calibration_text(DataFrame())
+
+
 def test_the_only_column_need_not_be_named(tmp_path: Path) -> None:
     path = write(tmp_path / "one.csv", [{"sentence": "a"}, {"sentence": "b"}])
     assert read_calibration_text(path)[0] == [Text("a"), Text("b")]

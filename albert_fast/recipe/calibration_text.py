@@ -65,6 +65,8 @@ def read_calibration_text(
             raise ValueError(f"the calibration text {name} is not {path.suffix[1:].upper()}: {error}") from None
         return found, path.name
     kind = "iterator" if isinstance(texts, Iterator) else type(texts).__name__
+    if hasattr(texts, "itertuples"):  # of pandas: iterating gives the names of its columns
+        texts = texts.to_dict("records")
     if isinstance(texts, Mapping):
         raise ValueError(
             f"the calibration text is a {kind} of {', '.join(map(str, texts))}; give one of them, such as "
