@@ -264,6 +264,8 @@ def test_a_cpu_that_cannot_add_products_of_bytes_in_32_bits_is_refused(monkeypat
     monkeypatch.setattr(machine, "cpu_flags", lambda: ("avx", "avx2", "fma"))
     with pytest.raises(EngineError, match=r"one of avx512_vnni, avx_vnni, amx_int8; this one has avx, avx2, fma.*bf16"):
         cpu_int8.lower(graph_of())
+    with pytest.raises(EngineError, match=r"needs a CPU with one of avx512_vnni"):
+        aotinductor.read(Path("an int8 engine.pt2"), device="cpu", profiles=(PROFILE,), notes={"int8": {}})
 
 
 def test_a_torch_without_onednn_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,14 +86,16 @@ def hand_out(rewriting: Rewriting, found: LinearGroup, y: Node, x: Node) -> None
 
     ``x`` is a node of their input's leading dimensions.
     """
-    start = 0
+    start, shares = 0, []
     for linear in found.linears:
         columns = int(linear.meta["val"].shape[-1])
         mine = y
         if len(found.linears) > 1:
             mine = rewriting.call(aten.slice.Tensor, y, 1, start, start + columns)
-        rewriting.replace(linear, rewriting.like(mine, x))
+        shares.append(rewriting.like(mine, x))
         start += columns
+    for linear, share in zip(found.linears, shares, strict=True):  # last: new nodes go in before the first linear map
+        rewriting.replace(linear, share)
 
 
 def has_bias(linear: Node) -> bool:
