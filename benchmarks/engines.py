@@ -32,6 +32,8 @@ MEASURED_PRECISIONS = {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "fp16",
 """Of engine files. float16 on a CPU is for moving files about: few CPUs multiply it at speed."""
 PEERS_VERSIONS = ("transformers", "onnxruntime", "openvino", "nncf", "tensorflow", "ai_edge_litert")
 """Packages by their names in Python; ``tensorflow`` may come from several distributions."""
+VARIANTS: dict[str, tuple[str, dict[str, str]]] = {"saved_model, XLA": ("saved_model", {"xla": "yes"})}
+"""Files in float32 with other options than a row's own, by name."""
 EMULATED = {("exported_program", "int8")}
 """What shows the numbers of a precision, in float32 arithmetic; its time says nothing."""
 CALIBRATION_TEXT = Path(__file__).parents[1] / "export" / "calibration" / "wordnet.txt"
@@ -79,7 +81,7 @@ def inputs(config: AlbertConfig, batch: int, length: int) -> Batch:
 
 
 def subjects_of(device: str) -> dict[str, tuple[Format, str]]:
-    """What is measured on a device: every row that runs there, and its file in every precision; by name."""
+    """What is measured on a device: every row that runs there, its file in every precision, variants; by name."""
     found: dict[str, tuple[Format, str]] = {}
     for row in FORMATS.values():
         if device not in row.devices or row.missing() is not None:
@@ -87,7 +89,7 @@ def subjects_of(device: str) -> dict[str, tuple[Format, str]]:
         for precision in MEASURED_PRECISIONS[device] if row.kind == "file" else ("fp32",):
             if (row.name, precision) not in EMULATED and refusal(row, PRECISIONS[precision], device) is None:
                 found[row.name if precision == "fp32" else f"{row.name} {precision}"] = row, precision
-    return found
+    return found | {name: found[row] for name, (row, _) in VARIANTS.items() if row in found}
 
 
 def precision_of(name: str, device: str) -> str:
@@ -118,6 +120,7 @@ def engines(subject: Subject, model: AlbertForSequenceClassification, folder: Pa
         build(
             prepare(exact, precision, quantization=quantization), path, format=row.name, facts=facts,
             references=references, budget=PRECISIONS[precision].budget, device=device,
+            options=VARIANTS[name][1] if name in VARIANTS else None,
         )  # fmt: skip
         made[name] = load(path, device=device)
     return made
