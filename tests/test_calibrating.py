@@ -222,9 +222,21 @@ def test_ids_that_the_model_does_not_have_are_refused(folder: Path, no_run: None
         calibrate(folder, [Batch(torch.full((40, 41), 9))])
 
 
+def test_batches_have_no_columns(folder: Path, no_run: None) -> None:
+    with pytest.raises(ValueError, match="batches have no columns; leave column"):
+        calibrate(folder, [Batch(torch.full((40, 30), 9))], column="text")
+
+
 def test_every_stage_is_told(folder: Path) -> None:
     told: list[str] = []
     steps: list[str] = []
     calibrate(folder, sentences(), progress=told.append, step=steps.append)
-    assert [stage.split(" ")[0] for stage in told] == ["reading", "loading", "choosing", "capturing", "running", "choosing"]
+    assert [stage.split(" ")[0] for stage in told] == [
+        "reading",
+        "loading",
+        "choosing",
+        "capturing",
+        "running",
+        "choosing",
+    ]
     assert steps == ["running 60 texts in float32, 32 done", "running 60 texts in float32, 60 done"]

@@ -73,6 +73,8 @@ def calibrate(
     tell = progress or (lambda stage: None)
     name = None
     ready, texts = are_batches(texts)
+    if ready and (column or pair_column):
+        raise ValueError("batches have no columns; leave column and pair_column out")
     if not ready:
         tell("reading texts")
         texts, name = read_calibration_text(texts, column=column, pair_column=pair_column)
