@@ -18,9 +18,9 @@ from albert_fast.batch import Batch, ShapeProfile
 from albert_fast.capture import capture
 from albert_fast.precision import Quantization, prepare
 from albert_fast.precision.calibration import collect
-from albert_fast.precision.divergence import UNLABELLED
+from albert_fast.precision.divergence import UNLABELLED, answers, divergence
 from albert_fast.precision.scales import Scales
-from albert_fast.precision.sensitivity import _shortest, search, sensitivities
+from albert_fast.precision.sensitivity import _shortest, search
 from albert_fast.precision.simulation import Simulation
 
 REPOSITORY = Path(__file__).parents[1]
@@ -200,9 +200,14 @@ def test_answers_are_counted_as_the_head_gives_them(head: str, number: str) -> N
 
 
 def test_a_padded_place_is_no_answer_and_no_divergence() -> None:
-    program, scales = graph_of("question-answering"), scales_of("question-answering")
-    found = sensitivities(program, Quantization(scales), batches_of("question-answering"))
-    assert all(0 <= one.divergence < 1 for one in found.sites)
+    batch = Batch(torch.ones(1, 4, dtype=torch.int64), torch.tensor([[1, 1, 1, 0]]))
+    expected = {"start_logits": torch.tensor([[1.0, 2.0, 0.0, 9.0]])}
+    found = {"start_logits": torch.tensor([[1.0, 2.0, 0.0, -9.0]])}
+    assert answers(expected, batch)["start_logits"].tolist() == [1]
+    assert divergence(found, expected, batch) == (0.0, 1)
+    nats = divergence({"start_logits": torch.tensor([[1.0, 0.0, 2.0, 9.0]])}, expected, batch)[0]
+    p = torch.tensor([1.0, 2.0, 0.0]).softmax(0)
+    assert nats == pytest.approx(float((p * torch.tensor([0.0, 2.0, -2.0])).sum()), abs=1e-6)
 
 
 @pytest.mark.parametrize(
