@@ -67,15 +67,15 @@ def answers_of(program: ExportedProgram, batch: Batch) -> dict[str, Tensor]:
     return found
 
 
-def assert_same_numbers(run: Run, head: str, *, attention: str = "sdpa", **changes: Any) -> None:
+def assert_same_numbers(run: Run, head: str, *, attention: str = "sdpa", exact: float = EXACT, **changes: Any) -> None:
     """That an engine answers as PyTorch does, running the same quantized program.
 
     A number that lies between two levels may be rounded either way, which moves the answers of its batch about as far
     as quantization moves them at all.
     """
-    program, exact = quantized(head, attention=attention, **changes), exact_program(head, attention)
+    program, whole = quantized(head, attention=attention, **changes), exact_program(head, attention)
     expected = [answers_of(program, batch) for batch in batches(head)]
     differences = [differ(run(*b.tensors()), e) for b, e in zip(batches(head), expected, strict=True)]
-    moved = [differ(answers_of(exact, b), e) for b, e in zip(batches(head), expected, strict=True)]
-    assert min(differences) <= EXACT
+    moved = [differ(answers_of(whole, b), e) for b, e in zip(batches(head), expected, strict=True)]
+    assert min(differences) <= exact
     assert max(differences) <= 2 * max(moved)

@@ -278,6 +278,7 @@ def test_layers_are_counted_from_the_inspectors_json_of_either_release() -> None
         "layers": 2,
         "layers_by_kind": {"kgen": 1, "gemm": 1},
         "layers_by_dtype": {"Half": 2},
+        "products_by_dtype": {"Half": 1},
         "fused_attention": 1,
     }
     names_only = tensorrt_layers.inspected_layers(json.dumps({"Layers": ["a", "b"]}))

@@ -42,14 +42,16 @@ def _require(module: str) -> Any:
     return require(module, extra="onnx", purpose="write an ONNX graph")
 
 
-def to_onnx(program: ExportedProgram, *, ids: str = "int64", activations: str = "int8") -> Any:
+def to_onnx(
+    program: ExportedProgram, *, ids: str = "int64", activations: str = "int8", tables: str = "quantized"
+) -> Any:
     """Translate a program into an ONNX graph.
 
     Args:
         program: called with ``(input_ids, attention_mask, token_type_ids)``, returns a dict of tensors. It keeps its
             dtypes; what is dynamic in it is dynamic in the graph.
         ids: dtype of the three inputs, ``"int64"`` or ``"int32"``; int32 is cast to int64 inside.
-        activations: how a quantized program's int8 activations are written, see ``onnx_quantized.arrange``.
+        activations, tables: how a quantized program's pairs are written, see ``onnx_quantized.arrange``.
     Returns:
         An ``onnx.ModelProto``. Inputs are called as the program's, outputs as the keys of its dict, dynamic dimensions
         ``batch``, ``choices`` and ``length``. Weights have the checkpoint's names; one that is stored transposed, for
@@ -66,7 +68,7 @@ def to_onnx(program: ExportedProgram, *, ids: str = "int64", activations: str = 
     ir = _require("onnx_ir")
     model = _exported(program)
     _fold_shapes_but_no_weights(model)
-    onnx_quantized.arrange(model.graph, ir, activations)
+    onnx_quantized.arrange(model.graph, ir, activations, tables)
     _transpose_weights_once(model.graph, ir)
     _name(model.graph, ir)
     if ids == "int32":

@@ -1,8 +1,9 @@
 """Q/DQ in an ONNX graph: the pairs of a quantized program, arranged as the runtimes that read them multiply fastest.
 
-A weight is one int8 initializer. It is dequantized by one node for all passes, and stored transposed where ``MatMul``
-reads it, its scales then along axis 1. All scales are float32, and what is 16 bits behind them is cast: TensorRT takes
-a 16-bit scale as the wish for a product whose sums, up to 2**24, are written in 16 bits, where they overflow.
+A weight is one int8 or float8 initializer. It is dequantized by one node for all passes, and stored transposed where
+``MatMul`` reads it, its scales then along axis 1. All scales are float32, and what is 16 bits behind them is cast:
+TensorRT takes a 16-bit scale as the wish for a product whose sums, up to 2**24, are written in 16 bits, where they
+overflow.
 """
 
 from __future__ import annotations
@@ -11,20 +12,33 @@ from typing import Any
 
 import numpy as np
 
+from albert_fast.engine import onnx_float8
+
 ACTIVATIONS = ("int8", "uint8")
 UINT8_ZERO_POINT = 128
 """uint8 with this zero point holds exactly the numbers of int8 with zero point 0."""
 
 
-def arrange(graph: Any, ir: Any, activations: str) -> None:
+TABLES = ("quantized", "dequantized")
+
+
+def arrange(graph: Any, ir: Any, activations: str, tables: str = "quantized") -> None:
     """Bring the pairs of an ``onnx_ir.Graph`` into form, in place; a graph without pairs stays as it is.
 
     Args:
         activations: ``"int8"`` as in the program, for TensorRT; ``"uint8"`` where the product's kernel for x86 wants
             it: a factor of ten in ONNX Runtime.
+        tables: how a quantized word table is looked up: ``"quantized"``, rows of whole numbers that are then scaled;
+            ``"dequantized"`` for TensorRT, which reads quantized constants through ``DequantizeLinear`` alone.
     """
+    onnx_float8.pair_up(graph, ir)
     if not any(node.op_type == "DequantizeLinear" for node in graph):
         return
+    for node in list(graph):
+        if node.op_type == "Gather" and node.graph is not None and node.inputs[0].is_initializer():
+            kind = node.inputs[0].dtype
+            if kind == ir.DataType.FLOAT8E4M3FN or (kind == ir.DataType.INT8 and tables == "dequantized"):
+                _look_up_dequantized(graph, node, ir)
     for node in list(graph):
         if node.op_type == "Transpose":
             _transpose_stored(graph, node, ir)
@@ -33,6 +47,24 @@ def arrange(graph: Any, ir: Any, activations: str) -> None:
             _move_to_first_reader(graph, node)
     if activations == "uint8":
         _shift_to_uint8(graph, ir)
+
+
+def _look_up_dequantized(graph: Any, gather: Any, ir: Any) -> None:
+    """Dequantize the table before its rows are looked up, not the rows behind: ``Gather``, ``Cast``, ``Mul``."""
+    ((cast, _),) = gather.outputs[0].uses()
+    ((multiply, _),) = cast.outputs[0].uses()
+    rows = multiply.inputs[1].producer()
+    column = rows.inputs[0].producer()
+    table, scales = gather.inputs[0], column.inputs[0]
+    dequantize = ir.node("DequantizeLinear", [table, scales], attributes={"axis": 0}, name=f"{gather.name}_dequantize")
+    dequantize.outputs[0].name = f"{gather.outputs[0].name}_table"
+    lookup = ir.node("Gather", [dequantize.outputs[0], gather.inputs[1]], name=f"{gather.name}_dequantized")
+    lookup.outputs[0].name = f"{gather.outputs[0].name}_dequantized"
+    graph.insert_before(gather, [dequantize, lookup])
+    multiply.outputs[0].replace_all_uses_with(lookup.outputs[0])
+    graph.remove([gather, cast, multiply, rows], safe=True)
+    if not column.outputs[0].uses():
+        graph.remove(column, safe=True)
 
 
 def dequantizing(value: Any) -> Any:

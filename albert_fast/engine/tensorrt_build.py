@@ -34,7 +34,7 @@ Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 def graph_of(program: ExportedProgram, options: Options) -> Any:
     """The program's ONNX graph, an ``onnx.ModelProto``, with inputs of the dtype that was asked for."""
-    return to_onnx(program, ids=options.ids)
+    return to_onnx(program, ids=options.ids, tables="dequantized")
 
 
 @contextmanager

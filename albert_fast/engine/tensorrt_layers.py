@@ -18,7 +18,11 @@ _FUSED_ATTENTION = re.compile(r"mha|fmha|attention_v\d", re.IGNORECASE)
 _LOGGED = re.compile(r"^(?:Name: )(?P<name>.*?), LayerType: (?P<type>\w+), Inputs: \[(?P<rest>.*)$")
 _LATER_PROFILE = re.compile(r"\[profile [1-9]\d*\]")
 _PARTITION = re.compile(r"_myl(\d+)_\d+$")
-_DESCRIBED = {"FP32": "Float", "FP16": "Half", "BF16": "BFloat16", "INT8": "Int8", "INT32": "Int32", "INT64": "Int64"}
+_PRODUCT = re.compile(r"gemm|matmul|matrix", re.IGNORECASE)
+_DESCRIBED = {
+    "FP8": "FP8", "FP32": "Float", "FP16": "Half", "BF16": "BFloat16", "INT8": "Int8", "INT32": "Int32",
+    "INT64": "Int64",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,14 +51,17 @@ def summary(layers: Sequence[Layer]) -> dict[str, Any]:
 
     Returns:
         ``layers`` of the first profile (the others repeat them), ``layers_by_kind``, ``layers_by_dtype`` (what each
-        layer reads: ``{"Half": 100, "Float": 26}``) and ``fused_attention``: passes whose scores, softmax and weighted
-        sum are one kernel.
+        layer reads: ``{"Half": 100, "Float": 26}``), ``products_by_dtype``, the same of matrix products alone, and
+        ``fused_attention``: passes whose scores, softmax and weighted sum are one kernel.
     """
     first = _first_profile(layers)
     return {
         "layers": len(first),
         "layers_by_kind": dict(Counter(layer.kind for layer in first if layer.kind).most_common()),
         "layers_by_dtype": dict(Counter(layer.dtype for layer in first if layer.dtype).most_common()),
+        "products_by_dtype": dict(
+            Counter(layer.dtype for layer in first if layer.dtype and _PRODUCT.search(layer.kind)).most_common()
+        ),
         "fused_attention": sum(bool(_FUSED_ATTENTION.search(layer.name.split("+")[0])) for layer in first),
     }
 

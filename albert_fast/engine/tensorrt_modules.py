@@ -80,6 +80,9 @@ TENSORRT_RTX = Flavour(
 TURING_AND_OLDER = (8, 0)
 """Compute capabilities below this one must be asked for in TensorRT-RTX, and have no bfloat16."""
 
+FIRST_WITH_FP8 = (8, 9)
+"""Compute capabilities from this one on (Ada, Hopper) multiply float8."""
+
 
 def load(flavour: Flavour, purpose: str) -> Any:
     """Import the module.

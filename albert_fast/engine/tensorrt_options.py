@@ -7,8 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from albert_fast.engine import machine
 from albert_fast.engine.onnx_graph import ID_DTYPES
-from albert_fast.engine.tensorrt_modules import CAPABILITY, TURING_AND_OLDER, Flavour, known_capabilities, numbers
+from albert_fast.engine.tensorrt_modules import (
+    CAPABILITY,
+    FIRST_WITH_FP8,
+    TURING_AND_OLDER,
+    Flavour,
+    default_capabilities,
+    known_capabilities,
+    numbers,
+)
 
 HARDWARE_LEVELS = ("none", "ampere_plus", "same_compute_capability")
 MAX_OPTIMIZATION_LEVEL = 5
@@ -108,6 +117,18 @@ def check_for_module(flavour: Flavour, module: Any, options: Options, dtype: str
                 f"compute capability {', '.join(old)} has no bfloat16: use precision fp16, or leave it out of the "
                 "option compute_capabilities"
             )
+        named = options.compute_capabilities or default_capabilities(module)
+        without = [name for name in named if numbers(name) < FIRST_WITH_FP8]
+        if without and dtype == "float8_e4m3fn":
+            able = ",".join(name for name in known if numbers(name) >= FIRST_WITH_FP8)
+            problems.append(
+                f"compute capability {', '.join(without)} has no float8: name those that have it with the option "
+                f"compute_capabilities={able}, or use precision int8"
+            )
+    elif dtype == "float8_e4m3fn":
+        here = machine.compute_capability()
+        if here is not None and numbers(here) < FIRST_WITH_FP8:
+            problems.append(f"this GPU (compute capability {here}) has no float8; use precision int8")
     needed = [
         (options.version_compatible, "BuilderFlag", "VERSION_COMPATIBLE"),
         (options.strip_weights, "BuilderFlag", "STRIP_PLAN"),
