@@ -62,12 +62,13 @@ def _cell(row: dict[str, Any], baseline: str) -> str:
 
 
 def shares(document: dict[str, Any], model: str) -> list[str]:
-    """Achieved share of the machine's own float32 matrix-product rate, of the engines in float32."""
-    rows = [row for row in document["rows"] if row["model"] == model and row["precision"] == "fp32"]
+    """Achieved share of the machine's own matrix-product rate in the same precision."""
+    rows = [row for row in document["rows"] if row["model"] == model]
     shapes = list(dict.fromkeys((row["batch"], row["length"]) for row in rows))
-    ceiling = rows[0]["ceiling_gflop_per_s"]
+    limits = {row["precision"]: row["ceiling_gflop_per_s"] for row in rows}
+    named = ", ".join(f"{limit:.0f} in {precision}" for precision, limit in limits.items())
     lines = [
-        f"| share of {ceiling:.0f} GFLOP/s | " + " | ".join(f"{b}x{s}" for b, s in shapes) + " |",
+        f"| share of the GFLOP/s of a matrix product ({named}) | " + " | ".join(f"{b}x{s}" for b, s in shapes) + " |",
         "|---|" + "---:|" * len(shapes),
     ]
     for engine in dict.fromkeys(row["engine"] for row in rows):
