@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import logging
 import random
 from pathlib import Path
@@ -225,6 +227,14 @@ def test_ids_that_the_model_does_not_have_are_refused(folder: Path, no_run: None
 def test_batches_have_no_columns(folder: Path, no_run: None) -> None:
     with pytest.raises(ValueError, match="batches have no columns; leave column"):
         calibrate(folder, [Batch(torch.full((40, 30), 9))], column="text")
+
+
+def test_the_table_of_how_many_texts_is_the_one_that_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmarks = Path(__file__).parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(str(benchmarks))
+    table = importlib.import_module("int8_texts").table
+    lines = table(json.loads((benchmarks / "results" / "int8_texts.json").read_text()))
+    assert "\n".join(lines) in (benchmarks.parent / "docs" / "int8.md").read_text()
 
 
 def test_every_stage_is_told(folder: Path) -> None:
