@@ -37,7 +37,14 @@ _ROWS = (
         "compiled ahead of time by Inductor for this very kind of CPU or GPU",
         options={"linear": "packed, plain or auto: whether weights are packed for oneDNN (CPU)"},
         rest={"cpu": "bf16", "cuda": "fp16"},
-        gaps=(_no_fp8("Inductor's code for this graph"),),
+        gaps=(
+            Gap(
+                "int8",
+                "cuda",
+                "Inductor multiplies no int8 of a Q/DQ graph on a GPU; choose the format tensorrt or tensorrt-rtx",
+            ),
+            _no_fp8("Inductor's code for this graph"),
+        ),
     ),
     Format(
         "onnx",
