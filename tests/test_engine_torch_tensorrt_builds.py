@@ -51,7 +51,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     engines.mkdir()
     native = shutil.ignore_patterns("lib", "bin", "include", "_C.*")
     shutil.copytree(folder / "torch_tensorrt", copy / "torch_tensorrt", ignore=native)
-    first = ("heads", "precisions", "eager_attention", "shapes", "masks", "write", "serialize", "road")
+    first = ("heads", "precisions", "eager_attention", "shapes", "masks", "write", "serialize", "road", "int8")
     answers = {}
     for names in ((*first, "left_in_torch", "in_process"), ("read",)):  # what is written is read in a fresh process
         finished = subprocess.run(
@@ -69,6 +69,14 @@ def test_tensorrt_runs_every_op_of_every_head_and_precision_in_one_engine(found:
     assert cases.keys() == {*HEADS, "fp16", "bf16", "eager attention"}
     for name, divided in cases.items():
         assert divided["engines"] == 1 and divided["left_in_torch"] == {} and divided["converted"] > 50, name
+
+
+@pytest.mark.slow
+def test_an_int8_program_becomes_one_engine_that_holds_each_int8_weight_once(found: dict[str, Any]) -> None:
+    divided = found["int8"]["ops"]
+    assert divided["engines"] == 1 and divided["left_in_torch"] == {} and divided["converted"] > 50
+    assert found["int8"]["bytes"] > 100_000
+    assert sum(found["int8"]["held"]) == 1
 
 
 @pytest.mark.slow

@@ -31,9 +31,11 @@ from albert_fast.config import AlbertConfig
 from albert_fast.engine import machine, tensorrt_build, tensorrt_rtx, torch_tensorrt_file, torch_tensorrt_jit
 from albert_fast.engine.signature import distinct_weight_bytes
 from albert_fast.engine.torch_tensorrt_partition import input_shapes, partition, tuned_for
+from albert_fast.engine.torch_tensorrt_quantized import pairs_converted
 from albert_fast.errors import EngineError
 from albert_fast.heads import HEADS
-from albert_fast.precision import prepare
+from albert_fast.precision import Quantization, prepare
+from albert_fast.precision.calibration import collect
 
 ARGUMENTS: dict[str, Any] = {"min_block_size": 1, "attn_bias_is_causal": False}
 SETTINGS: dict[str, Any] = {"device": "cuda", "profiles": (PROFILE,), "options": {}, "tell": lambda text: None}
@@ -178,6 +180,20 @@ def read(package: Any, folder: Path) -> Any:
             batch = batch_of(*shape)
             differences[str(shape)] = differ(run(*batch.tensors()), eager_answers(model(), batch))
     return differences
+
+
+def int8(package: Any, folder: Path) -> Any:
+    """An int8 engine: what TensorRT runs of the graph, its bytes, and how often they hold the largest weight."""
+    exact = program("sequence-classification")
+    scales = collect(exact, [batch_of(2, 9)]).scales("max")
+    graph = prepare(exact, "int8", quantization=Quantization(scales, rest="fp16"))
+    with tuned_for(graph, PROFILE), pairs_converted(package, graph):
+        ops = vars(partition(package, graph, PROFILE, ARGUMENTS))
+    engine = torch_tensorrt_file.serialize(graph, **SETTINGS)
+    name = next(name for name in graph.state_dict if name.endswith(".ffn.weight"))
+    weight = graph.state_dict[name]
+    rows = [bytes(matrix.contiguous().view(torch.uint8)[1].tolist()) for matrix in (weight, weight.T)]
+    return {"ops": ops, "bytes": len(engine), "held": [engine.count(row) for row in rows]}
 
 
 def serialize(package: Any, _: Path) -> Any:

@@ -177,6 +177,7 @@ _ROWS = (
             "engine_cache": "folder in which engines are kept for the next build; they are then built refittable",
         },
         code_bytes=12_000_000,
+        gaps=(_no_fp8("A graph compiled by Torch-TensorRT"),),
     ),
     Format("eager", "in-process", "", "albert_fast.engine.eager", ("cpu", "cuda"), "the model as it is, uncompiled"),
     Format(

@@ -35,6 +35,7 @@ from albert_fast.engine.torch_tensorrt_partition import (
     partition,
     tuned_for,
 )
+from albert_fast.engine.torch_tensorrt_quantized import pairs_converted
 from albert_fast.engine.torch_tensorrt_settings import (
     EXTRA,
     Settings,
@@ -69,7 +70,11 @@ def write(
     """
     settings, profile, package = Settings.of(options), _only(profiles), load_package()
     program = moved(program, device)
-    with TemporaryDirectory(prefix="albert-fast-") as scratch, tuned_for(program, profile):
+    with (
+        TemporaryDirectory(prefix="albert-fast-") as scratch,
+        tuned_for(program, profile),
+        pairs_converted(package, program),
+    ):
         arguments = _arguments(package.dynamo.compile, settings, scratch, device)
         divided = _divide(package, program, profile, arguments, settings, tell, remedy=_REMEDY)
         tell(f"build {divided}")
@@ -117,7 +122,11 @@ def serialize(
         raise ValueError("the option require_full_compilation is False, but an engine alone has no PyTorch beside it")
     package = load_package()
     program = moved(program, device)
-    with TemporaryDirectory(prefix="albert-fast-") as scratch, tuned_for(program, profile):
+    with (
+        TemporaryDirectory(prefix="albert-fast-") as scratch,
+        tuned_for(program, profile),
+        pairs_converted(package, program),
+    ):
         arguments = _arguments(package.dynamo.compile, settings, scratch, device)
         remedy = "choose another precision or attention, or build the engine from the ONNX graph"
         tell(f"build {_divide(package, program, profile, arguments, settings, tell, remedy=remedy)}")
