@@ -65,7 +65,7 @@ ROOF = {"__init__", "__main__", "cli"}
 INSTALLED_WITH_US = {"albert_fast", "numpy", "safetensors", "sentencepiece", "torch"}
 # What no table may wake: each is imported by the row that needs it, when it is used.
 BACKENDS = ("h5py", "huggingface_hub", "onnx", "onnxruntime", "openvino", "tensorflow", "tensorrt", "tensorrt_rtx")
-BACKENDS += ("tokenizers", "torch._inductor", "torch_tensorrt", "torchao", "transformers", "triton")
+BACKENDS += ("pyarrow", "tokenizers", "torch._inductor", "torch_tensorrt", "torchao", "transformers", "triton")
 
 
 @dataclass(frozen=True)

@@ -250,3 +250,13 @@ def test_every_stage_is_told(folder: Path) -> None:
         "choosing",
     ]
     assert steps == ["running 60 texts in float32, 32 done", "running 60 texts in float32, 60 done"]
+
+
+def test_smoothing_is_measured_or_of_a_given_strength_and_stands_in_the_scales(folder: Path) -> None:
+    plain = calibrate(folder, sentences(), attention="sdpa")
+    smoothed = calibrate(folder, sentences(), attention="sdpa", smooth=0.5)
+    assert not plain.smoothing
+    assert {name.removeprefix(f"{LAYER}.") for name in smoothed.smoothing} >= {"attention.input", "ffn.input"}
+    assert smoothed.method == f"{plain.method}, smoothed"
+    with pytest.raises(ValueError, match="smooth is 2, expected True, False or a number between 0 and 1"):
+        calibrate(folder, sentences(), smooth=2)

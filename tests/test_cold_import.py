@@ -16,6 +16,7 @@ OPTIONAL = (
     "onnx",
     "onnxruntime",
     "openvino",
+    "pyarrow",
     "requests",
     "tensorflow",
     "tensorrt",

@@ -197,6 +197,14 @@ def test_a_smoothed_graph_holds_its_factors_once() -> None:
     assert len(next(n for n in program.graph.nodes if n.name.endswith("_smoothing")).users) == PASSES
 
 
+def test_smoothing_of_a_table_that_is_looked_up_is_refused() -> None:
+    scales = scales_of("masked-lm")
+    tensor = next(site.tensor for site in sites(graph_of("masked-lm")) if "word_embeddings" in (site.weight or ""))
+    smoothed = dataclasses.replace(scales, smoothing={tensor: (2.0,) * CONFIG.embedding_size})
+    with pytest.raises(ValueError, match="is looked up as well"):
+        quantized("masked-lm", parts=("heads",), scales=smoothed)
+
+
 def test_merged_scales_have_one_range_for_all_passes() -> None:
     merged = scales_of().merged()
     assert all(len(set(values)) == 1 for values in merged.amax.values())

@@ -64,6 +64,8 @@ def test_what_is_given_beside_a_recipe_takes_the_place_of_its_keys_and_leaves_th
     [
         ({"precision": "int8"}, "precision int8 needs ranges found on text of yours: name a scales file"),
         ({"precision": "fp32", "quantize": {"scales": "x"}}, "precision fp32 does not quantize"),
+        ({"precision": "fp8", "quantize": {"calibration": "x", "max_drop": 1}, "format": "exported_program"},
+         "max_drop searches in int8, precision is fp8"),
         ({"precision": "int8", "quantize": 3}, "quantize is 3, expected a table"),
         ({"precision": "int8", "quantize": {"scals": "x"}}, "quantize has the unknown key 'scals'"),
         ({"precision": "int8", "quantize": {"scales": "x", "parts": ["tail"]}}, "quantize.parts is tail, expected"),

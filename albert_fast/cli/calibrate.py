@@ -20,8 +20,8 @@ from albert_fast.precision.scales import Scales
 from albert_fast.recipe.calibrating import calibrate
 
 _PASSED_ON = (
-    "head", "column", "pair_column", "method", "percentile", "max_texts", "max_length", "batch_size", "attention",
-    "tokenizer", "revision",
+    "head", "column", "pair_column", "method", "percentile", "smooth", "max_texts", "max_length", "batch_size",
+    "attention", "tokenizer", "revision",
 )  # fmt: skip
 _SUFFIX = ".scales.json"
 
@@ -47,6 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("pair-column", "of a table: the one that holds the second text of each pair", metavar="NAME")
     add("method", "by which a range is chosen", choices=METHODS)
     add("percentile", "per cent of a tensor's numbers that the method percentile does not clip", type=float)
+    add(
+        "smooth", "even out large channels first; alpha, between 0 and 1, for every tensor, or measured for each",
+        nargs="?", const=True, type=float, metavar="ALPHA",
+    )  # fmt: skip
     add("max-texts", "texts to run at most; of more, a fixed sample", type=int, metavar="N")
     add("max-length", "tokens of a text at most; longer ones are cut", type=int, metavar="N")
     add("batch-size", "texts to run at once", type=int, metavar="N")

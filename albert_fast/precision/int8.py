@@ -170,6 +170,11 @@ class _Editor:
         readers = list(placeholder.users)
         scales = self._add_parameter(placeholder, f"{name}_scale", scale)
         lookups = [reader for reader in readers if reader.target is aten.embedding.default]
+        if lookups and smoothing is not None:
+            raise ValueError(
+                f"the scales smooth {tensor}, but its weight {name} is looked up as well, and what is looked up would "
+                "come out multiplied; leave that tensor out of smoothing"
+            )
         if len(lookups) < len(readers):
             with self.graph.inserting_before(self._first_op()):
                 whole = self.grid.whole(self._call, placeholder, scales, self.rest)

@@ -9,11 +9,12 @@ from typing import Any
 from torch import nn
 
 from albert_fast.attention import ATTENTION
+from albert_fast.capture import capture
 from albert_fast.precision.calibration import DEFAULT_METHOD, check_method
 from albert_fast.precision.scales import Scales
 from albert_fast.recipe.cache import live_source
 from albert_fast.recipe.calibration_text import read_calibration_text
-from albert_fast.recipe.collecting import Sampling, are_batches, choose, gather
+from albert_fast.recipe.collecting import Sampling, are_batches, choose, gather, shapes_of
 from albert_fast.recipe.exporting import Progress, source_of, with_attention
 from albert_fast.recipe.words import Recipe
 from albert_fast.report import calibration_page, write
@@ -28,6 +29,7 @@ def calibrate(
     pair_column: str | None = None,
     method: str = DEFAULT_METHOD,
     percentile: float = 99.99,
+    smooth: bool | float = False,
     max_texts: int = 512,
     max_length: int = 128,
     batch_size: int = 32,
@@ -53,6 +55,8 @@ def calibrate(
         column, pair_column: of ``texts``, where they have columns.
         method: row of ``METHODS``, by which a range is chosen.
         percentile: share of the numbers that the method ``"percentile"`` does not clip, in per cent.
+        smooth: whether large channels are evened out before ranges are chosen (SmoothQuant); a number between 0 and 1
+            is alpha, how much of them goes into the weights, for every tensor; True measures it for each.
         max_texts: most texts that are run; of more a fixed sample is taken.
         max_length: most tokens of a text; longer ones are cut.
         batch_size: texts that run at once.
@@ -67,6 +71,8 @@ def calibrate(
         CheckpointError, MissingDependencyError: as for ``export``.
     """
     check_method(method, percentile)
+    if not isinstance(smooth, bool) and not (isinstance(smooth, int | float) and 0 <= smooth <= 1):
+        raise ValueError(f"smooth is {smooth!r}, expected True, False or a number between 0 and 1")
     sampling = Sampling(max_texts, max_length, batch_size)
     if attention not in ATTENTION:
         raise ValueError(f"attention is {attention!r}, expected one of {', '.join(ATTENTION)}")
@@ -94,7 +100,16 @@ def calibrate(
     seen = source.model if attention == "eager" else with_attention(source.model, attention)
     statistics = gather(seen, calibration, tell, step)
     tell("choosing ranges")
-    scales = statistics.scales(method, share=percentile)
+    if smooth is False:
+        scales = statistics.scales(method, share=percentile)
+    else:
+        from albert_fast.precision.smoothing import smooth as smoothed
+
+        batches = calibration.batches
+        alpha = None if smooth is True else smooth
+        scales = smoothed(
+            statistics, capture(seen, shapes_of(batches)), batches, alpha=alpha, method=method, share=percentile
+        )
     if report is not None:
         described = type(model).__name__ if isinstance(model, nn.Module) else os.fspath(model)
         write(report, calibration_page(statistics, scales, model=described))

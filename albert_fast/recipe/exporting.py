@@ -99,15 +99,15 @@ def export_source(source: Source, recipe: Recipe, output: Path, tell: Progress) 
     profiles = recipe.profiles or (_widest(config),)
     tell("capturing the graph")
     exact = capture(with_attention(eager, attention), hull(profiles))
-    scaled = None
-    if recipe.quantize is not None:
-        seen, row = with_attention(eager, attention), engines.FORMATS[recipe.format]
-        scaled = scale(recipe.quantize, seen, source.tokenizer, row=row, device=device, tell=tell)
-    chosen = scaled.quantization if scaled is not None else None
     batches = [batch for p in profiles for batch in reference_batches(config, head, p, source.tokenizer)]
-    rest = chosen.rest if chosen is not None else recipe.precision
-    large = too_large(recipe, rest, exact, batches, with_attention(eager, attention), source.tokenizer, tell)
+    seen, row, words = with_attention(eager, attention), engines.FORMATS[recipe.format], recipe.quantize
+    rest = recipe.precision if words is None else quantizing.rest_of(row, words.rest, device)
+    large = too_large(recipe, rest, exact, batches, seen, source.tokenizer, tell)
     kept_float32 = tuple(dict.fromkeys((*recipe.keep_float32, *large)))
+    scaled = None
+    if words is not None:
+        scaled = scale(words, seen, source.tokenizer, rest=rest, keep_float32=kept_float32, tell=tell)
+    chosen = scaled.quantization if scaled is not None else None
     program = prepare(exact, recipe.precision, keep_float32=kept_float32, quantization=chosen)
 
     tell("answering the fixed batch in float32 eager")

@@ -104,6 +104,8 @@ def fitting(precision: Precision | None, values: Any, attention: str) -> list[st
                 "quantize.parts names attention, whose products sdpa does not show: use attention 'eager' or 'auto'"
             ]
         has = values is not None and (_value(values, "scales") or _value(values, "calibration"))
+        if values is not None and _value(values, "max_drop") is not None and precision.name != "int8":
+            return [f"quantize.max_drop searches in int8, precision is {precision.name}; name what to keep yourself"]
         wanted = "name a scales file (quantize.scales, made by albert-fast calibrate) or text (quantize.calibration)"
         return [] if has else [f"precision {precision.name} needs ranges found on text of yours: {wanted}"]
     return [f"precision {precision.name} does not quantize, so it takes no table quantize"] if values else []

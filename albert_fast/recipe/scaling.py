@@ -13,7 +13,6 @@ from torch.export import ExportedProgram
 
 from albert_fast.batch import Batch, ShapeProfile
 from albert_fast.capture import capture
-from albert_fast.engine.formats import Format
 from albert_fast.heads import HEADS, head_of
 from albert_fast.pipelines.texts import Text, batches, encode
 from albert_fast.precision import Quantization
@@ -21,7 +20,7 @@ from albert_fast.precision.calibration import Statistics
 from albert_fast.precision.sensitivity import Mixed, search
 from albert_fast.recipe.calibration_text import read_calibration_text, sample
 from albert_fast.recipe.collecting import Sampling, choose, gather, shapes_of
-from albert_fast.recipe.quantizing import Quantize, read_scales, rest_of
+from albert_fast.recipe.quantizing import Quantize, read_scales
 
 MOST_HELD, FEW_HELD = 512, 64
 """Texts that ``max_drop`` is measured on, and those that a report compares on without one."""
@@ -57,14 +56,21 @@ class Scaled:
 
 
 def scale(
-    words: Quantize, model: Any, tokenizer: Any, *, row: Format, device: str, tell: Callable[[str], None]
+    words: Quantize,
+    model: Any,
+    tokenizer: Any,
+    *,
+    rest: str,
+    keep_float32: Sequence[str] = (),
+    tell: Callable[[str], None],
 ) -> Scaled:
     """Find scales and what stays unquantized.
 
     Args:
         model: float32, on the CPU or the engine's device, with the attention implementation of the engine.
         tokenizer: of the model, for calibration text.
-        row, device: of the engine.
+        rest: ``words.rest`` with "auto" resolved.
+        keep_float32: of the engine, see ``precision.prepare``.
     Raises:
         ValueError: the text or the scales file will not do, labels are missing or unknown, or ``max_drop`` cannot be
             held; the message says why.
@@ -76,7 +82,7 @@ def scale(
         calibration = dataclasses.replace(choose(model, tokenizer, texts), source=str(words.calibration))
         statistics = gather(model, calibration, tell)
         scales = statistics.scales(words.method)
-    wanted = Quantization(scales, words.parts, rest_of(row, words.rest, device), words.keep)
+    wanted = Quantization(scales, words.parts, rest, words.keep)
     held = _held(others, model, tokenizer, labelled=words.label_column is not None) if others else None
     if words.max_drop is None:
         return Scaled(wanted, statistics, held)
@@ -89,7 +95,7 @@ def scale(
 
     mixed = search(
         held.program, scales, held.batches, max_drop=words.max_drop, labels=held.labels, rest=wanted.rest,
-        parts=wanted.parts, keep=wanted.keep, progress=progress,
+        parts=wanted.parts, keep=wanted.keep, keep_float32=keep_float32, progress=progress,
     )  # fmt: skip
     keep = tuple(dict.fromkeys((*words.keep, *mixed.keep)))
     return Scaled(dataclasses.replace(wanted, keep=keep), statistics, held, mixed)
