@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +24,7 @@ MASK_SEED = 7
 LONG_ROWS = 32
 
 CARD = Template("""\
-# $name
+# albert-fast/$title
 
 An ALBERT for the tests, the demo and the benchmarks of albert-fast: real text, real labels, no download.
 One shared layer makes $passes passes (hidden size $hidden_size, $parameters parameters, stored in float16).
@@ -52,8 +53,12 @@ The vocabulary is a SentencePiece unigram model of $vocab_size pieces with ALBER
 
 `tools/train_embedded.py` made it. Seed $seed, $steps steps of at most $tokens_per_step tokens, $minutes minutes on CPU
 cores shared with other work. Both losses come from one forward pass: masked LM at 15 % of the pieces, and the class;
-towards the end most rows are left unmasked. A quarter of the rows are (lemma, gloss) pairs. $start Muon trains the
-encoder's matrices, AdamW the rest; what ships is the running average of the weights. The plan:
+towards the end most rows are left unmasked. A quarter of the rows are (lemma, gloss) pairs. Muon trains the encoder's
+matrices, AdamW the rest; what ships is the running average of the weights.
+
+$start
+
+The plan:
 
     $plan
 
@@ -153,7 +158,7 @@ def start(plan: Plan, passes: object) -> str:
     )
 
 
-def card(name: str, metrics: Mapping[str, object], plan: Plan, parameters: int) -> str:
+def card(title: str, metrics: Mapping[str, object], plan: Plan, parameters: int) -> str:
     """The model card with its figures filled in."""
     shown = dict(metrics)
     for name in ("accuracy_gloss", "accuracy_pair", "accuracy_majority"):
@@ -162,8 +167,8 @@ def card(name: str, metrics: Mapping[str, object], plan: Plan, parameters: int) 
         shown[name] = f"{float(str(metrics[name])):.1f}"
     return CARD.substitute(
         shown,
-        name=f"albert-fast/{name}",
-        start=start(plan, metrics["passes"]),
+        title=title,
+        start=textwrap.fill(start(plan, metrics["passes"]), 120),
         hidden_size=plan.hidden_size,
         parameters=f"{parameters / 1e6:.2f} million",
         vocab_size=plan.vocab_size,
