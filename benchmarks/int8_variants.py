@@ -48,20 +48,26 @@ def graph(subject: Subject, *, precision: str) -> Made:
 
 
 def int8(
-    subject: Subject, *, method: str = DEFAULT_METHOD, merged: bool = False, smoothed: bool = False, **quantization: Any
+    subject: Subject,
+    *,
+    method: str = DEFAULT_METHOD,
+    share: float = 99.99,
+    merged: bool = False,
+    smoothed: bool = False,
+    **quantization: Any,
 ) -> Made:
     """The program with Q/DQ pairs, run by PyTorch.
 
     Args:
-        method: of choosing ranges, see ``precision.calibration``.
+        method, share: of choosing ranges, see ``Statistics.scales``.
         merged: one scale for all passes, as tools have it that observe modules.
         smoothed: with the factors that ``precision.smoothing`` chooses.
         quantization: the rest of ``Quantization``.
     """
     if smoothed:
-        scales = smooth(subject.statistics, subject.program, subject.calibration, method=method)
+        scales = smooth(subject.statistics, subject.program, subject.calibration, method=method, share=share)
     else:
-        scales = subject.statistics.scales(method)
+        scales = subject.statistics.scales(method, share=share)
     chosen = Quantization(scales.merged() if merged else scales, **quantization)
     return typed(prepare(subject.program, "int8", quantization=chosen))
 
@@ -191,6 +197,7 @@ VARIANTS: Mapping[str, Variant] = {
         for method in METHODS
         if method != DEFAULT_METHOD
     },
+    "int8, percentile 99.999": Variant("as int8, less clipped", partial(int8, method="percentile", share=99.999)),
     "int8, max, passes merged": Variant("int8, max with one scale for all", partial(int8, method="max", merged=True)),
     "int8, smoothed": Variant("as int8, after one factor a channel for all passes", partial(int8, smoothed=True)),
     "int8, embeddings and heads too": Variant(

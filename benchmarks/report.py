@@ -23,7 +23,7 @@ from albert_fast.recipe.support import cells
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
-PAGES = ("README.md", "docs/performance.md", "docs/engines.md")
+PAGES = ("README.md", "docs/performance.md", "docs/engines.md", "docs/int8.md")
 
 
 def read(name: str) -> Any:
@@ -187,11 +187,15 @@ def int8() -> list[str]:
             "|---|" + "---:|" * (4 * len(heads) + 1),
         ]
         for variant in dict.fromkeys(row["variant"] for row in mine):
-            found = [rows[variant] for rows in heads.values() if variant in rows]
+            found = [rows.get(variant) for rows in heads.values()]
             figures = [
-                f"{r['accuracy']:.2%} | {r['agreement']:.2%} | {r['mean_kl']:.5f} | {r['max_abs']:.2f}" for r in found
+                f"{r['accuracy']:.2%} | {r['agreement']:.2%} | {r['mean_kl']:.5f} | {r['max_abs']:.2f}"
+                if r
+                else " | | | "
+                for r in found
             ]
-            lines.append(f"| {variant} | " + " | ".join(figures) + f" | {found[0]['stored_bytes'] / 1e6:.1f} |")
+            stored = next(r["stored_bytes"] for r in found if r)
+            lines.append(f"| {variant} | " + " | ".join(figures) + f" | {stored / 1e6:.1f} |")
         lines.append("")
     return lines[:-1]
 

@@ -44,8 +44,10 @@ from albert_fast.precision import PRECISIONS
 
 WORDNET = SUBJECTS["albert-fast/wordnet"]
 SUFFIXES = {row.suffix for row in FORMATS.values() if row.kind == "file"}
-ROUNDS, SECONDS = 40, 20.0
+ROUNDS, SECONDS = 30, 12.0
 """At most so many rounds per shape, and no new one after so many seconds; five in any case."""
+SETTLE_S = 0.02
+"""Rest before each call, see ``stopwatch.interleaved``."""
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,12 @@ def measure(subject: Subject, device: str) -> Iterator[dict[str, Any]]:
         for shape in subject.shapes:
             batch = inputs(model.config, *shape).to(device)
             differences = check(calls, batch, device)
-            taken = interleaved({n: partial(call, batch) for n, call in calls.items()}, rounds=ROUNDS, seconds=SECONDS)
+            taken = interleaved(
+                {n: partial(call, batch) for n, call in calls.items()},
+                rounds=ROUNDS,
+                seconds=SECONDS,
+                settle_s=SETTLE_S,
+            )
             for name, latency in taken.items():
                 precision = precision_of(name, device)
                 limit = max(ceiling.get(precision, ceiling["fp32"]).values())

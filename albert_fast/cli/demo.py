@@ -57,6 +57,7 @@ SHORT_HEAD, SHOWN_IN = "masked-lm", ("aotinductor", "exported_program")
 SHAPES = ((1, 16), (1, 64), (8, 64))
 QUICK, THOROUGH = (20, 1.0), (200, 6.0)
 """Rounds of timing at most, and seconds for them, per shape."""
+SETTLE_S = 0.02
 TIMED_HEAD = "sequence-classification"
 
 
@@ -189,6 +190,7 @@ def _time(built: Sequence[Built], quick: bool, progress: Progress) -> dict[tuple
             {name: partial(engine, inputs) for name, engine in engines.items()},
             rounds=rounds,
             seconds=seconds,
+            settle_s=SETTLE_S,
             tell=partial(_tell_round, progress, stage),
         )
     return timings

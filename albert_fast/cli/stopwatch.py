@@ -39,7 +39,12 @@ class Latency:
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], object]], *, rounds: int, seconds: float, tell: Callable[[int], None] | None = None
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    seconds: float,
+    settle_s: float = 0.0,
+    tell: Callable[[int], None] | None = None,
 ) -> dict[str, Latency]:
     """Time each call once per round, the order turning from round to round.
 
@@ -47,6 +52,8 @@ def interleaved(
         calls: by name; each must have finished its work when it returns.
         rounds: at most so many, after ``WARM_UP_ROUNDS`` that do not count.
         seconds: no new round begins after so long; one to warm up and five are made in any case.
+        settle_s: before each call so many seconds of rest and one call that does not count. Runtimes' threads go on
+            spinning for a while when they are done: without rest they take the cores from whatever is timed next.
         tell: called with the number of each round.
     """
     began = time.perf_counter()
@@ -65,6 +72,9 @@ def interleaved(
             tell(number + 1)
         first = number % len(names)
         for name in names[first:] + names[:first]:
+            if settle_s:
+                time.sleep(settle_s)
+                calls[name]()
             start = time.perf_counter()
             calls[name]()
             times[name].append((time.perf_counter() - start) * 1e3)
