@@ -238,7 +238,7 @@ def test_the_speed_of_both_forms_is_measured(head: str, tmp_path: Path) -> None:
     [
         ({"ids": "int16"}, "the option ids is 'int16', expected one of int64, int32"),
         ({"fused": True}, "the option fused is True, expected one of auto, no, yes"),
-        ({"opset": 20}, "takes the options ids, fused, found opset"),
+        ({"opset": 20}, "takes the options ids, fused, activations, found opset"),
     ],
 )
 def test_wrong_options_are_refused_before_any_work(
