@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
+from transformers_model import Call, LogitsOnly, export_onnx, quiet
 
 from albert_fast import AlbertTokenizer, Batch, ShapeProfile
-from albert_fast.batch import INPUT_NAMES
 from albert_fast.capture import capture
 from albert_fast.engine import Facts, build
 from albert_fast.heads import HEADS
@@ -29,30 +24,14 @@ ROWS, LENGTH = 32, 128
 """Rows a batch, and the longest row in tokens: what is longer is cut."""
 PROFILE = ShapeProfile.parse(f"1x1:8x64:{ROWS}x{LENGTH}")
 
-Run = Callable[[Batch], Tensor]
-"""A batch to its logits: ``[rows, classes]``, of a masked LM ``[rows, length, vocab_size]``."""
-
 
 @dataclass(frozen=True)
 class Made:
     """A variant of one subject: how it runs, the bytes of what is stored of it, and what is worth a note."""
 
-    run: Run
+    run: Call
     stored_bytes: int
     notes: Mapping[str, Any] = field(default_factory=dict)
-
-
-class LogitsOnly(nn.Module):
-    """transformers' model with three tensors in and one out."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        output = self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
-        logits: Tensor = output.logits
-        return logits
 
 
 class Subject:
@@ -95,17 +74,7 @@ class Subject:
     @cached_property
     def exported(self) -> Path:
         """The ONNX file that ``torch.onnx.export`` makes of transformers' model."""
-        path = self.scratch / "transformers.onnx"
-        ids = torch.arange(5, 45).reshape(2, 20)
-        mask = torch.ones_like(ids)
-        mask[1, 12:] = 0
-        axes = {0: Dim("batch", min=1, max=ROWS), 1: Dim("length", min=2, max=LENGTH)}
-        with quiet():
-            torch.onnx.export(
-                self.theirs, (ids, mask, torch.zeros_like(ids)), path, dynamo=True, dynamic_shapes=(axes, axes, axes),
-                input_names=list(INPUT_NAMES), output_names=["logits"], external_data=False, verbose=False,
-            )  # fmt: skip
-        return path
+        return export_onnx(self.theirs, self.scratch / "transformers.onnx")
 
     @cached_property
     def engine(self) -> Path:
@@ -132,19 +101,3 @@ def batches_of(texts: list[str], tokenizer: AlbertTokenizer) -> tuple[list[Batch
         )
         batches.append(Batch(encoded["input_ids"], encoded["attention_mask"], encoded["token_type_ids"]))
     return batches, chunks
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep other tools' progress and advice off the screen; their errors come through."""
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

@@ -8,20 +8,22 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from int8_subject import Made, Run, Subject, quiet
+from int8_subject import Made, Subject
 from torch import Tensor
 from torch.export import ExportedProgram
+from transformers_model import feeds, onnx_session, quiet
 
 from albert_fast import Batch
-from albert_fast.batch import INPUT_NAMES
 from albert_fast.precision import prepare
 from albert_fast.precision.calibration import DEFAULT_METHOD
+from albert_fast.precision.folding import with_tensors
 from albert_fast.precision.histogram import METHODS
+from albert_fast.precision.int8 import quantized_weight
 from albert_fast.precision.quantization import Quantization
+from albert_fast.precision.sites import sites
 from albert_fast.precision.smoothing import smooth
 
 MAPS = ("encoder", "embeddings", "heads")
@@ -70,6 +72,16 @@ def int8(
         scales = subject.statistics.scales(method, share=share)
     chosen = Quantization(scales.merged() if merged else scales, **quantization)
     return typed(prepare(subject.program, "int8", quantization=chosen))
+
+
+def weights_alone(subject: Subject) -> Made:
+    """The float32 program over the encoder's weights as int8 rounds them: what no scale of an activation changes."""
+    tensors = dict(subject.program.state_dict)
+    for site in sites(subject.program):
+        if site.part == "encoder" and site.weight is not None:
+            int8_weight, scale = quantized_weight(subject.program.state_dict[site.weight].detach())
+            tensors[site.weight] = torch.nn.Parameter(int8_weight * scale[:, None], requires_grad=False)
+    return Made(typed(with_tensors(subject.program, tensors)).run, int8(subject).stored_bytes)
 
 
 def typed(program: ExportedProgram) -> Made:
@@ -125,21 +137,6 @@ def onnx_dynamic(subject: Subject, *, preprocessed: bool = False, ours: bool = F
     return Made(onnx_session(quantized), quantized.stat().st_size, {"int8_matmuls": ops["MatMulInteger"]})
 
 
-def onnx_session(path: Path) -> Run:
-    """An ONNX file, run by ONNX Runtime on the CPU with as many threads as PyTorch has."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    def run(batch: Batch) -> Tensor:
-        return torch.from_numpy(session.run(["logits"], feeds(batch))[0])
-
-    return run
-
-
 def nncf_static(subject: Subject, *, transformer: bool = False, batched: bool = False) -> Made:
     """``nncf.quantize`` on OpenVINO's form of the ONNX file that ``torch.onnx`` exports of transformers' model.
 
@@ -172,11 +169,6 @@ def nncf_static(subject: Subject, *, transformer: bool = False, batched: bool = 
     return Made(run, size, {"fake_quantize_ops": ops["FakeQuantize"]})
 
 
-def feeds(batch: Batch) -> dict[str, Any]:
-    """A batch as the numpy arrays that ONNX Runtime and OpenVINO take."""
-    return dict(zip(INPUT_NAMES, (tensor.numpy() for tensor in batch.tensors()), strict=True))
-
-
 def rows(batch: Batch) -> list[Batch]:
     """Every row as a batch of its own, without its padding: a calibrating tool is not shown padding."""
     found = []
@@ -200,6 +192,7 @@ VARIANTS: Mapping[str, Variant] = {
     "int8, percentile 99.999": Variant("as int8, less clipped", partial(int8, method="percentile", share=99.999)),
     "int8, max, passes merged": Variant("int8, max with one scale for all", partial(int8, method="max", merged=True)),
     "int8, smoothed": Variant("as int8, after one factor a channel for all passes", partial(int8, smoothed=True)),
+    "int8, weights alone": Variant("the encoder's weights rounded, nothing else", weights_alone),
     "int8, embeddings and heads too": Variant(
         "as int8, every linear map and the word table", partial(int8, parts=MAPS)
     ),

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,13 +17,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
+from transformers_model import Call, LogitsOnly, export_onnx, feeds, onnx_session, quiet
 
 from albert_fast import Batch
-from albert_fast.batch import INPUT_NAMES
-
-Call = Callable[[Batch], Tensor]
-"""A batch to the classifier's logits."""
 
 
 @dataclass(frozen=True)
@@ -57,34 +50,12 @@ class Subject:
     @cached_property
     def exported(self) -> Path:
         """The ONNX file."""
-        path = self.folder / "transformers.onnx"
-        example = torch.ones(2, 16, dtype=torch.int64)
-        shape = {0: Dim("batch", min=1, max=64), 1: Dim("length", min=1, max=512)}
-        with quiet(), torch.no_grad():
-            torch.onnx.export(
-                _LogitsOnly(self.theirs), (example, example.clone(), torch.zeros_like(example)), path, dynamo=True,
-                input_names=list(INPUT_NAMES), output_names=["logits"], dynamic_shapes=(shape, shape, shape),
-                external_data=False, verbose=False,
-            )  # fmt: skip
-        return path
-
-
-class _LogitsOnly(nn.Module):
-    """Three tensors in, one out."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        output = self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
-        logits: Tensor = output.logits
-        return logits
+        return export_onnx(LogitsOnly(self.theirs), self.folder / "transformers.onnx")
 
 
 def compiled(subject: Subject) -> Call:
     """``torch.compile`` of transformers' model with dynamic shapes."""
-    model = torch.compile(_LogitsOnly(subject.theirs), dynamic=True)
+    model = torch.compile(LogitsOnly(subject.theirs), dynamic=True)
 
     def call(batch: Batch) -> Tensor:
         with torch.inference_mode(), quiet():
@@ -114,7 +85,6 @@ def xla(subject: Subject) -> Call:
 
 def onnx_runtime_dynamic(subject: Subject) -> Call:
     """``onnxruntime.quantization.quantize_dynamic`` after ``quant_pre_process``, as its own warning asks for."""
-    import onnxruntime
     from onnxruntime.quantization import quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -122,11 +92,7 @@ def onnx_runtime_dynamic(subject: Subject) -> Call:
     with quiet():
         quant_pre_process(subject.exported, source, skip_symbolic_shape=True)
         quantize_dynamic(source, quantized)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(quantized, options, providers=["CPUExecutionProvider"])
-    return lambda batch: torch.from_numpy(session.run(["logits"], _feeds(batch))[0])
+    return onnx_session(quantized)
 
 
 def openvino(subject: Subject, *, precision: str) -> Call:
@@ -142,7 +108,7 @@ def nncf(subject: Subject) -> Call:
         import nncf
         import openvino as ov
 
-        texts = [_feeds(batch) for batch in subject.calibration]
+        texts = [feeds(batch) for batch in subject.calibration]
         model = nncf.quantize(
             ov.convert_model(subject.exported), nncf.Dataset(texts), subset_size=len(texts),
             model_type=nncf.ModelType.TRANSFORMER,
@@ -161,27 +127,10 @@ def _openvino(model: Any, precision: str) -> Call:
     request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
 
     def call(batch: Batch) -> Tensor:
-        request.infer(_feeds(batch), share_inputs=True)
+        request.infer(feeds(batch), share_inputs=True)
         return torch.from_numpy(request.get_output_tensor(0).data.copy())
 
     return call
-
-
-def _feeds(batch: Batch) -> dict[str, Any]:
-    return dict(zip(INPUT_NAMES, (tensor.numpy() for tensor in batch.tensors()), strict=True))
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what other tools print and log from the benchmark's own lines."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 _ONNX = ("onnx", "onnxscript")

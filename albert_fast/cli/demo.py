@@ -52,8 +52,8 @@ CALIBRATED_ON = 256
 """Texts; as many others are verified on."""
 INT8_IN = ("aotinductor", "onnx", "tflite", "tensorrt-rtx", "tensorrt", "torch-tensorrt")
 """Formats that are shown in int8 as well: those that multiply it."""
-SHORT_HEAD, SHOWN_IN = "masked-lm", ("exported_program",)
-"""This head is exported in this format alone, the other in all."""
+ONLY_IN = {"masked-lm": "exported_program"}
+"""Heads that are exported in one format; the other is in all."""
 SHAPES = ((1, 16), (1, 64), (8, 64))
 QUICK, THOROUGH = (20, 1.0), (200, 6.0)
 """Rounds of timing at most, and seconds for them, per shape."""
@@ -122,8 +122,9 @@ def plan(formats: Sequence[Format]) -> list[tuple[str, Format, str]]:
     """What is exported: head, format and precision."""
     found = []
     for head in TEXTS:
-        mine = [row for row in formats if head != SHORT_HEAD or row.name in SHOWN_IN]
-        for row in mine[:1] if head == SHORT_HEAD else mine:
+        for row in formats:
+            if row.name != ONLY_IN.get(head, row.name):
+                continue
             found.append((head, row, "fp32"))
             if row.name in INT8_IN and refusal(row, PRECISIONS["int8"], row.devices[0]) is None:
                 found.append((head, row, "int8"))
