@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 
 import numpy as np
@@ -107,7 +108,7 @@ def test_float32_only_widens_weights_and_rounds_no_activation() -> None:
     program, batch = prepare(small_program("base"), "fp16"), batch_of(1, 9)
     graph = to_tensorflow(program, float32_only=True)
     assert {t.dtype for op in graph.graph.get_operations() for t in op.outputs if t.dtype.is_floating} == {tf.float32}
-    widened = prepare(small_program("base"), "fp32").module()
+    widened = copy.deepcopy(prepare(small_program("base"), "fp32").module())  # fp32 keeps the program's own weights
     widened.load_state_dict({name: tensor.float() for name, tensor in program.state_dict.items()}, strict=False)
     with torch.inference_mode():
         expected = widened(*batch.tensors())["last_hidden_state"]
