@@ -18,6 +18,19 @@ TORCH_LIBRARY(albert_fast, m) {
       "packed_attention(Tensor qkv, Tensor cu_seqlens, SymInt max_length, int num_heads, float scale) -> Tensor",
       {at::Tag::pt2_compliant_tag});
 
+  // The whole encoder over the tokens that are text: the map from embedding size, every pass, no padding computed.
+  //   embedded        [batch, length, embedding_size], float32: embeddings behind their LayerNorm
+  //   attention_mask  [batch, length], int64: anything but 0 is text; the first position is computed in any case
+  //   tensors         weights in panels, see encoder_op.py: the mapping's, then those of each layer
+  //   schedule        for each pass the index of its layer
+  //   input_scales    with int8 weights: of the mapping's input, then of four inputs in each pass
+  //   returns         [batch, length, hidden_size], float32, zeros at padding; or [batch, 1, hidden_size]
+  m.def(
+      "encoder(Tensor embedded, Tensor attention_mask, Tensor[] tensors, int[] schedule, int num_heads, "
+      "float attention_scale, float layer_norm_eps, str activation, str attention_dtype, float[] input_scales, "
+      "bool first_token_only) -> Tensor",
+      {at::Tag::pt2_compliant_tag});
+
   // What this library is: the torch it was compiled against, and the instruction set of its CPU kernels in use.
   m.def("built_with_torch() -> str", [] { return std::string(TORCH_VERSION); });
   m.def("cpu_kernel() -> str");
@@ -26,4 +39,5 @@ TORCH_LIBRARY(albert_fast, m) {
 // These ops serve inference. Without this a backward pass through one would quietly yield no gradient.
 TORCH_LIBRARY_IMPL(albert_fast, Autograd, m) {
   m.impl("packed_attention", torch::autograd::autogradNotImplementedFallback());
+  m.impl("encoder", torch::autograd::autogradNotImplementedFallback());
 }
