@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from torch.export import ExportedProgram
+from torch.utils._pytree import tree_unflatten, treespec_loads
 
 from albert_fast.batch import ShapeProfile
 from albert_fast.engine import cpu_attention, cpu_int8, cpu_prepack, machine, signature
@@ -80,13 +82,23 @@ def write(
 def read(path: Path, *, device: str, profiles: tuple[ShapeProfile, ...], notes: Mapping[str, Any]) -> Run:
     """Load the package: its machine code becomes part of this process. The caller has compared its hash.
 
+    This is what ``torch._inductor.aoti_load_package`` does, without the compiler: importing that takes longer than all
+    of the rest together and 80 MB. How the outputs are nested is read once here, there at every call.
+
     Raises:
         EngineError: it multiplies int8, and oneDNN here would do that wrong.
     """
     if "int8" in notes:
         cpu_int8.require()
     index = torch.device(device).index
-    return cast(Run, torch._inductor.aoti_load_package(str(path), device_index=-1 if index is None else index))
+    package = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1 if index is None else index)
+    outputs = treespec_loads(package.get_call_spec()[1])
+
+    def run(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Mapping[str, Tensor]:
+        flat = package.boxed_run([input_ids, attention_mask, token_type_ids])
+        return cast(Mapping[str, Tensor], tree_unflatten(flat, outputs))
+
+    return run
 
 
 def stored_weight_bytes(path: Path, notes: Mapping[str, Any]) -> int:
