@@ -41,6 +41,7 @@ COMMANDS: Mapping[str, Command] = {
     "run": Command("albert_fast.cli.run", "answer texts with an engine file"),
     "verify": Command("albert_fast.cli.verify", "compare an engine file with its model on texts of yours"),
     "inspect": Command("albert_fast.cli.inspect", "say what an engine file is and whether it runs here"),
+    "bench": Command("albert_fast.cli.bench", "time engine files beside each other and the machine's own limit"),
     "demo": Command("albert_fast.cli.demo", "from the embedded checkpoint to engine files, predictions and timings"),
 }
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130

@@ -8,13 +8,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 WARM_UP_ROUNDS = 3
+LEAST_ROUNDS = 5
+SLOW_MS = 200.0
+"""A call of so long is timed without one that does not count before it: what it would set right is a few ms."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one call, round by round, in milliseconds."""
+    """Of one call, in milliseconds.
+
+    Attributes:
+        times_ms: of every call that was timed.
+        round_ms: the median of each round, where a round timed several calls; empty where each timed one.
+    """
 
     times_ms: tuple[float, ...]
+    round_ms: tuple[float, ...] = ()
 
     @property
     def p50_ms(self) -> float:
@@ -24,18 +33,31 @@ class Latency:
     @property
     def p95_ms(self) -> float:
         """The 95th percentile."""
-        if len(self.times_ms) == 1:
-            return self.times_ms[0]
-        return statistics.quantiles(self.times_ms, n=20, method="inclusive")[18]
+        return self._percentile(95)
+
+    @property
+    def p99_ms(self) -> float:
+        """The 99th percentile; of fewer than a hundred calls it is about the slowest."""
+        return self._percentile(99)
+
+    @property
+    def by_round(self) -> tuple[float, ...]:
+        """One time for every round."""
+        return self.round_ms or self.times_ms
 
     @property
     def rounds(self) -> int:
-        """How often it was timed."""
-        return len(self.times_ms)
+        """In how many rounds it was timed."""
+        return len(self.by_round)
 
     def speedup_over(self, other: Latency) -> float:
         """How many times faster than ``other`` of the same run: the median over rounds of the ratio within one."""
-        return statistics.median(b / a for a, b in zip(self.times_ms, other.times_ms, strict=True))
+        return statistics.median(b / a for a, b in zip(self.by_round, other.by_round, strict=True))
+
+    def _percentile(self, percent: int) -> float:
+        if len(self.times_ms) == 1:
+            return self.times_ms[0]
+        return statistics.quantiles(self.times_ms, n=100, method="inclusive")[percent - 1]
 
 
 def interleaved(
@@ -44,16 +66,20 @@ def interleaved(
     rounds: int,
     seconds: float,
     settle_s: float = 0.0,
+    burst_s: float = 0.0,
     tell: Callable[[int], None] | None = None,
 ) -> dict[str, Latency]:
-    """Time each call once per round, the order turning from round to round.
+    """Time each call once per round, or as often as fits into a short time, the order turning from round to round.
 
     Args:
         calls: by name; each must have finished its work when it returns.
         rounds: at most so many, after ``WARM_UP_ROUNDS`` that do not count.
-        seconds: no new round begins after so long; one to warm up and five are made in any case.
-        settle_s: before each call so many seconds of rest and one call that does not count. Runtimes' threads go on
-            spinning for a while when they are done: without rest they take the cores from whatever is timed next.
+        seconds: no new round begins after so long; one to warm up and ``LEAST_ROUNDS`` are made in any case.
+        settle_s: before each call so many seconds of rest and one call that does not count, unless a call takes
+            ``SLOW_MS``. Runtimes' threads go on spinning for a while when they are done: without rest they take the
+            cores from whatever is timed next.
+        burst_s: a round calls again and again for so many seconds, at least once; short calls get more times, without
+            more rests.
         tell: called with the number of each round.
     """
     began = time.perf_counter()
@@ -62,11 +88,11 @@ def interleaved(
             break
         for call in calls.values():
             call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[str, list[list[float]]] = {name: [] for name in calls}
     names = list(calls)
     began = time.perf_counter()
     for number in range(rounds):
-        if number >= 5 and time.perf_counter() - began > seconds:
+        if number >= LEAST_ROUNDS and time.perf_counter() - began > seconds:
             break
         if tell is not None:
             tell(number + 1)
@@ -74,8 +100,25 @@ def interleaved(
         for name in names[first:] + names[:first]:
             if settle_s:
                 time.sleep(settle_s)
-                calls[name]()
-            start = time.perf_counter()
-            calls[name]()
-            times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: Latency(tuple(values)) for name, values in times.items()}
+                if not times[name] or times[name][-1][-1] < SLOW_MS:
+                    calls[name]()
+            times[name].append(_timed(calls[name], burst_s))
+    return {
+        name: Latency(
+            tuple(value for one in found for value in one),
+            tuple(statistics.median(one) for one in found) if burst_s else (),
+        )
+        for name, found in times.items()
+    }
+
+
+def _timed(call: Callable[[], object], burst_s: float) -> list[float]:
+    """Milliseconds of one call, and of those after it that begin within ``burst_s`` seconds."""
+    times: list[float] = []
+    began = start = time.perf_counter()
+    while not times or start - began < burst_s:
+        call()
+        end = time.perf_counter()
+        times.append((end - start) * 1e3)
+        start = end
+    return times
