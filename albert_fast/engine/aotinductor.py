@@ -60,7 +60,7 @@ def write(
         )
     program = moved(program, device)
     if torch.device(device).type == "cuda":
-        _compile(program, path, freezing=False)
+        compile_package(program, path, freezing=False)
         return Written()
     notes: dict[str, Any] = {}
     quantized = signature.weight_dtype(program) == "int8"
@@ -75,7 +75,7 @@ def write(
     if cpu_attention.pays():
         program, products = cpu_attention.expand(program)
         notes |= {"attention": "two matrix products"} if products else {}
-    _compile(program, path, freezing=packed or quantized)
+    compile_package(program, path, freezing=packed or quantized)
     return Written({**notes, "threads": torch.get_num_threads()})
 
 
@@ -86,12 +86,20 @@ def read(path: Path, *, device: str, profiles: tuple[ShapeProfile, ...], notes: 
     of the rest together and 80 MB. How the outputs are nested is read once here, there at every call.
 
     Raises:
-        EngineError: it multiplies int8, and oneDNN here would do that wrong.
+        EngineError: it multiplies int8, and oneDNN here would do that wrong; or PyTorch cannot unpack and load it.
     """
     if "int8" in notes:
         cpu_int8.require()
     index = torch.device(device).index
-    package = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1 if index is None else index)
+    try:
+        package = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1 if index is None else index)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise EngineError(
+            f"PyTorch cannot load {path}: {reason}. It unpacks the file into the system's folder for temporary files, "
+            f"which needs {path.stat().st_size / 1e6:.0f} MB of room and must allow programs to run: set TMPDIR to "
+            "such a folder"
+        ) from error
     outputs = treespec_loads(package.get_call_spec()[1])
 
     def run(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Mapping[str, Tensor]:
@@ -141,8 +149,11 @@ def _choose_linear(
     return {"chosen": chosen, "ratio": round(ratio, 3), "asked": asked}
 
 
-def _compile(program: ExportedProgram, path: Path, *, freezing: bool) -> None:
-    """Freezing folds the packing ops into constants; Inductor's own packing, once per use, stays off."""
+def compile_package(program: ExportedProgram, path: Path, *, freezing: bool) -> None:
+    """Compile a program of our inputs to a package at ``path``.
+
+    Freezing folds packing ops into constants; Inductor's own packing, once per use, stays off.
+    """
     from torch._inductor import aoti_compile_and_package, config
 
     settings: dict[str, Any] = {"freezing": freezing, "cpp.weight_prepack": False}
