@@ -1,7 +1,7 @@
 // ALBERT's encoder over a packed batch: the contract between the operator, which checks, packs and starts the threads,
 // and the kernels, which compute one thread's share. Like attention.h, nothing of torch is in here.
 //
-// T tokens of all texts end to end   E embedding size   D hidden size   N heads   H head size, D = N * H   F feed-forward
+// T tokens of all texts end to end   E embedding size   D hidden size   N heads   H head size   F feed-forward size
 #pragma once
 
 #include <cstdint>

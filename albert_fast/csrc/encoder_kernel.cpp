@@ -1,12 +1,13 @@
-// One thread's share of ALBERT's encoder. CMakeLists.txt compiles this file once per instruction set, each time into the
-// namespace ALBERT_FAST_ISA.
+// One thread's share of ALBERT's encoder. CMakeLists.txt compiles this file once per instruction set, each time into
+// the namespace ALBERT_FAST_ISA.
 //
-// Threads form a grid: groups share out the rows of the batch, and the threads of a group the output channels. A group's
-// rows stay with it, in its caches, from one attention to the next; only attention needs everybody's.
+// Threads form a grid: groups share out the rows of the batch, and the threads of a group the output channels. A
+// group's rows stay with it, in its caches, from one attention to the next; only attention needs everybody's.
 #include <sched.h>
 
 #include "activations.h"
 #include "encoder.h"
+#include "encoder_plan.h"
 #include "heads.h"
 
 namespace albert_fast::ALBERT_FAST_ISA {
@@ -15,121 +16,8 @@ extern const EncoderKernels encoder;
 
 namespace {
 
-constexpr int64_t kRowsWorthAGroup = 24;        // fewer rows than this a thread, and threads share channels instead
-constexpr int64_t kMiddleBytes = 768 * 1024;    // of the feed-forward's middle, held at a time by a group
-constexpr int64_t kQueriesWorthAnItem = 64;
-
-inline int64_t smaller(int64_t left, int64_t right) {
-  return left < right ? left : right;
-}
-
-inline int64_t larger(int64_t left, int64_t right) {
-  return left > right ? left : right;
-}
-
-// Rows that are worked on together: all tokens, or in the last pass only each text's first.
-struct Rows {
-  int64_t count;
-  float* x;         // [count, width of D], the residual
-  float* y;         // [count, width of D], what LayerNorm reads
-  char* operand;    // x as products read it; x itself in float32
-  char* context;    // [count, width of D], as products read it
-};
-
-struct Grid {
-  int64_t groups;
-  int64_t threads_in_group;
-  int64_t chunk;  // rows whose feed-forward middle is held at a time
-};
-
-inline Grid grid_of(const Encoder& problem, int64_t rows, int64_t threads) {
-  int64_t groups = smaller(threads, larger(1, rows / kRowsWorthAGroup));
-  while (threads % groups != 0) {
-    --groups;
-  }
-  const Linear& ffn = problem.layers[0].ffn;
-  const int64_t row_bytes = round_up(ffn.out, kPanel) * size_of(ffn.type);
-  const int64_t in_group = (rows + groups - 1) / groups;
-  const int64_t most = groups == threads ? larger(kTileRows, kMiddleBytes / row_bytes) : in_group;
-  const int64_t chunks = larger(1, (in_group + most - 1) / most);
-  return {groups, threads / groups, (in_group + chunks - 1) / chunks};
-}
-
-// Hands out the workspace; with a null base it only counts.
-struct Carver {
-  char* base;
-  int64_t used;
-
-  template <class T = char>
-  T* take(int64_t bytes) {
-    char* const place = base + used;
-    used += round_up(bytes, 64) + 64;  // a product may read a step behind the last row
-    return reinterpret_cast<T*>(place);
-  }
-};
-
-template <class Kind, class Attention>
-struct Plan {
-  const Encoder& problem;
-  const Batch& batch;
-  int64_t hidden_width;
-  int64_t qkv_width;
-  Rows all;
-  Rows firsts;
-  typename Attention::Element* qkv;            // [tokens, width of 3 D]
-  typename Attention::Element* first_queries;  // [batch, width of D]
-  char* mapping_operand;                       // [tokens, width of E]
-  char* middle;                                // for each group [chunk, width of F]
-  int64_t middle_bytes;                        // of one group
-  char* scratch;                               // for each thread
-  int64_t scratch_bytes;
-  int64_t bytes;
-
-  Plan(const Encoder& problem, const Batch& batch, int64_t threads, char* workspace)
-      : problem(problem), batch(batch), hidden_width(round_up(problem.hidden_size, kPanel)),
-        qkv_width(round_up(3 * problem.hidden_size, kPanel)) {
-    Carver carver{workspace, 0};
-    all = rows(carver, batch.tokens);
-    const bool compact = problem.first_token_only;
-    firsts = rows(carver, compact ? batch.batch : 0);
-    constexpr int64_t kElement = sizeof(typename Attention::Element);
-    qkv = carver.take<typename Attention::Element>(batch.tokens * qkv_width * kElement);
-    first_queries = carver.take<typename Attention::Element>(compact ? batch.batch * hidden_width * kElement : 0);
-    mapping_operand = carver.take(batch.tokens * mapping_width() * 4);
-    const int64_t most_rows = compact ? larger(batch.tokens, batch.batch) : batch.tokens;
-    const Grid grid = grid_of(problem, most_rows, threads), small = grid_of(problem, batch.batch, threads);
-    int64_t widest = 0;
-    for (int64_t pass = 0; pass < problem.passes; ++pass) {
-      const Linear& ffn = problem.layers[problem.schedule[pass]].ffn;
-      widest = larger(widest, round_up(ffn.out, kPanel) * size_of(ffn.type));
-    }
-    middle_bytes = round_up(larger(grid.chunk, small.chunk) * widest, 64) + 64;
-    middle = carver.take(middle_bytes * threads);
-    int64_t longest = 1;
-    for (int64_t text = 0; text < batch.batch; ++text) {
-      longest = larger(longest, batch.texts[text].end - batch.texts[text].begin);
-    }
-    scratch_bytes =
-        round_up(attention_scratch_bytes<Attention>(longest, problem.hidden_size / problem.num_heads), 64);
-    scratch = carver.take(scratch_bytes * threads);
-    bytes = carver.used;
-  }
-
-  int64_t mapping_width() const {
-    return round_up(problem.embedding_size, kPanel);
-  }
-
-  Rows rows(Carver& carver, int64_t count) const {
-    constexpr int64_t kElement = sizeof(typename Kind::Element);
-    Rows rows{count, nullptr, nullptr, nullptr, nullptr};
-    rows.x = carver.take<float>(count * hidden_width * 4);
-    rows.y = carver.take<float>(count * hidden_width * 4);
-    rows.operand = Kind::type == Type::float32 ? reinterpret_cast<char*>(rows.x)
-                                               : carver.take(count * hidden_width * kElement);
-    rows.context = carver.take(count * hidden_width * kElement);
-    return rows;
-  }
-};
+constexpr int64_t kQueriesWorthAnItem = 64;  // of one head: fewer are not worth laying its keys out again
+constexpr int64_t kSpins = 4000;
 
 template <class Kind, class Attention>
 class Thread {
@@ -152,7 +40,7 @@ class Thread {
       wait();
       attention(pass, firsts);
       wait();
-      const Rows& rows = firsts ? plan_.firsts : plan_.all;
+      const Rows<Kind>& rows = firsts ? plan_.firsts : plan_.all;
       join(rows.count);
       for (int64_t row = first_row_; row < last_row_; row += grid_.chunk) {
         finish(layer, pass, rows, row, smaller(grid_.chunk, last_row_ - row));
@@ -188,7 +76,7 @@ class Thread {
     return member * count / grid_.threads_in_group;
   }
 
-  // All threads; they spin for as long as a phase's imbalance lasts, then leave the processor to others.
+  // For all threads. They spin for as long as the imbalance of a phase lasts, then leave the processor to others.
   void wait() const {
     if (team_.size == 1) {
       return;
@@ -200,7 +88,7 @@ class Thread {
       return;
     }
     for (int64_t spins = 0; __atomic_load_n(&team_.turn, __ATOMIC_ACQUIRE) == turn; ++spins) {
-      if (spins > 20000) {
+      if (spins > kSpins) {
         sched_yield();
       } else {
 #ifdef ALBERT_FAST_X86
@@ -221,11 +109,6 @@ class Thread {
     return problem_.input_scales == nullptr ? 1.0f : problem_.input_scales[1 + 4 * pass + which];
   }
 
-  Operand operand(const char* data, int64_t row, int64_t width) const {
-    const int64_t stride = width * static_cast<int64_t>(sizeof(Element));
-    return {data + row * stride, stride};
-  }
-
   template <class Linears, class Store>
   void apply_mine(const Linear& linear, Operand a, float input_scale, int64_t rows, const Store& store_vector) const {
     const int64_t panels = round_up(linear.out, kPanel) / kPanel;
@@ -234,22 +117,23 @@ class Thread {
 
   template <class Mapping>
   void map_embedded() {
-    const int64_t width = plan_.mapping_width(), rows = last_row_ - first_row_;
+    using From = typename Mapping::Element;
+    const int64_t rows = last_row_ - first_row_, size = problem_.embedding_size;
     const float input_scale = problem_.input_scales == nullptr ? 1.0f : problem_.input_scales[0];
     const auto write = writer<Mapping>(input_scale);
-    auto* const operand = reinterpret_cast<typename Mapping::Element*>(plan_.mapping_operand);
+    const int64_t in_a_float = 4 / static_cast<int64_t>(sizeof(From));
+    const Matrix<From> operand{reinterpret_cast<From*>(plan_.mapping.data), plan_.mapping.stride * in_a_float};
     for (int64_t row = first_row_ + mine(rows, member_); row < first_row_ + mine(rows, member_ + 1); ++row) {
-      const float* const from = batch_.embedded + batch_.position[row] * problem_.embedding_size;
-      for (int64_t i = 0; i < width; ++i) {
-        write(operand + row * width + i, i < problem_.embedding_size ? from[i] : 0.0f);
+      const float* const from = batch_.embedded + batch_.position[row] * size;
+      for (int64_t i = 0; i < round_up(size, kPanel); ++i) {
+        write(operand.row(row) + i, i < size ? from[i] : 0.0f);
       }
     }
     wait_for_group();
-    const int64_t stride = width * static_cast<int64_t>(sizeof *operand);
-    const Operand a{plan_.mapping_operand + first_row_ * stride, stride};
-    apply_mine<Mapping>(problem_.mapping, a, input_scale, rows, [&](int64_t row, int64_t column, Floats value) {
-      store(plan_.all.x + (first_row_ + row) * plan_.hidden_width + column, value);
-    });
+    apply_mine<Mapping>(
+        problem_.mapping, operand.from(first_row_), input_scale, rows, [&](int64_t row, int64_t column, Floats value) {
+          store(plan_.all.x.row(first_row_ + row) + column, value);
+        });
   }
 
   void embed() {
@@ -269,50 +153,42 @@ class Thread {
       const int64_t rows = last_row_ - first_row_;
       const auto write = writer<Kind>(scale(0, 0));
       for (int64_t row = first_row_ + mine(rows, member_); row < first_row_ + mine(rows, member_ + 1); ++row) {
-        const int64_t begin = row * plan_.hidden_width;
-        for (int64_t i = 0; i < plan_.hidden_width; i += kLanes) {
-          write(reinterpret_cast<Element*>(plan_.all.operand) + begin + i, load(plan_.all.x + begin + i));
+        for (int64_t i = 0; i < problem_.hidden_size; i += kLanes) {
+          write(plan_.all.operand.row(row) + i, load(plan_.all.x.row(row) + i));
         }
       }
       wait_for_group();
     }
   }
 
-  void store_qkv(int64_t row, int64_t column, Floats value) const {
-    store(plan_.qkv + row * plan_.qkv_width + column, value);
-  }
-
   void query_all(const Layer& layer, int64_t pass) const {
-    const Operand a = operand(plan_.all.operand, first_row_, plan_.hidden_width);
     apply_mine<Kind>(
-        layer.qkv, a, scale(pass, 0), last_row_ - first_row_,
-        [&](int64_t row, int64_t column, Floats value) { store_qkv(first_row_ + row, column, value); });
+        layer.qkv, plan_.all.operand.from(first_row_), scale(pass, 0), last_row_ - first_row_,
+        [&](int64_t row, int64_t column, Floats value) { store(plan_.qkv.row(first_row_ + row) + column, value); });
   }
 
   // Queries of first tokens only, keys and values of all. A panel that holds both is computed in both.
   void query_firsts(const Layer& layer, int64_t pass) {
-    const int64_t width = plan_.hidden_width, row_bytes = width * static_cast<int64_t>(sizeof(Element));
-    const int64_t panels = round_up(layer.qkv.out, kPanel) / kPanel, first = problem_.hidden_size / kPanel;
-    const int64_t rows = last_row_ - first_row_;
+    const int64_t size = problem_.hidden_size, rows = last_row_ - first_row_;
+    const int64_t panels = round_up(layer.qkv.out, kPanel) / kPanel, first = size / kPanel;
     apply<Kind>(
-        layer.qkv, operand(plan_.all.operand, first_row_, width), scale(pass, 0), rows,
-        first + mine(panels - first, member_), first + mine(panels - first, member_ + 1),
-        [&](int64_t row, int64_t column, Floats value) { store_qkv(first_row_ + row, column, value); });
+        layer.qkv, plan_.all.operand.from(first_row_), scale(pass, 0), rows, first + mine(panels - first, member_),
+        first + mine(panels - first, member_ + 1),
+        [&](int64_t row, int64_t column, Floats value) { store(plan_.qkv.row(first_row_ + row) + column, value); });
     wait();  // other groups' rows are read now
     for (int64_t text = thread_; text < batch_.batch; text += team_.size) {
-      const int64_t row = batch_.texts[text].begin;
-      memcpy(plan_.firsts.x + text * width, plan_.all.x + row * width, width * sizeof(float));
+      const int64_t row = batch_.texts[text].begin, width = round_up(size, kPanel);
+      memcpy(plan_.firsts.x.row(text), plan_.all.x.row(row), width * sizeof(float));
       if constexpr (Kind::type != Type::float32) {
-        memcpy(plan_.firsts.operand + text * row_bytes, plan_.all.operand + row * row_bytes, row_bytes);
+        memcpy(plan_.firsts.operand.row(text), plan_.all.operand.row(row), width * sizeof(Element));
       }
     }
     wait();
-    const int64_t query_panels = width / kPanel;
+    const int64_t query_panels = round_up(size, kPanel) / kPanel;
     apply<Kind>(
-        layer.qkv, operand(plan_.firsts.operand, 0, width), scale(pass, 0), batch_.batch,
-        thread_ * query_panels / team_.size, (thread_ + 1) * query_panels / team_.size,
-        [&](int64_t row, int64_t column, Floats value) {
-          store(plan_.first_queries + row * width + column, value);
+        layer.qkv, plan_.firsts.operand.from(0), scale(pass, 0), batch_.batch, thread_ * query_panels / team_.size,
+        (thread_ + 1) * query_panels / team_.size, [&](int64_t row, int64_t column, Floats value) {
+          store(plan_.first_queries.row(row) + column, value);
         });
   }
 
@@ -338,30 +214,28 @@ class Thread {
 
   void attend_item(int64_t pass, int64_t index, int64_t head, int64_t part, int64_t parts, bool firsts) const {
     const Text& text = batch_.texts[index];
-    const int64_t size = problem_.hidden_size / problem_.num_heads, width = plan_.hidden_width;
-    const int64_t length = text.end - text.begin;
+    const int64_t size = problem_.hidden_size / problem_.num_heads, length = text.end - text.begin;
     const int64_t first_query = firsts ? 0 : part * length / parts;
     const int64_t last_query = firsts ? 1 : (part + 1) * length / parts;
-    const Heads* const row = plan_.qkv + text.begin * plan_.qkv_width + head * size;
-    const Heads* const key = plan_.qkv + text.first_key * plan_.qkv_width + problem_.hidden_size + head * size;
+    const auto& queries = firsts ? plan_.first_queries : plan_.qkv;
+    const Heads* const key = plan_.qkv.row(text.first_key) + problem_.hidden_size + head * size;
     const Head<Attention> work{
-        firsts ? plan_.first_queries + index * width + head * size : row + first_query * plan_.qkv_width,
-        firsts ? width : plan_.qkv_width,
+        queries.row(firsts ? index : text.begin + first_query) + head * size,
+        queries.stride,
         key,
         key + problem_.hidden_size,
-        plan_.qkv_width,
+        plan_.qkv.stride,
         last_query - first_query,
         text.end - text.first_key,
         size,
         problem_.attention_scale};
-    const Rows& rows = firsts ? plan_.firsts : plan_.all;
-    Element* const context = reinterpret_cast<Element*>(rows.context) +
-        (firsts ? index : text.begin + first_query) * width + head * size;
+    const Rows<Kind>& rows = firsts ? plan_.firsts : plan_.all;
+    const int64_t first_row = firsts ? index : text.begin + first_query;
     const auto write = writer<Kind>(scale(pass, 1));
     attend(
         work, plan_.scratch + thread_ * plan_.scratch_bytes,
         [&](int64_t query, int64_t channel, Floats value, bool whole) {
-          Element* const place = context + query * width + channel;
+          Element* const place = rows.context.row(first_row + query) + head * size + channel;
           if (whole) {
             write(place, value);
           } else {
@@ -371,47 +245,42 @@ class Thread {
           }
         });
     if (head == problem_.num_heads - 1) {
-      for (int64_t query = 0; query < work.num_queries; ++query) {
-        for (int64_t i = size; head * size + i < width; ++i) {
-          write(context + query * width + i, 0.0f);
+      for (int64_t row = first_row; row < first_row + work.num_queries; ++row) {
+        for (int64_t i = problem_.hidden_size; i < round_up(problem_.hidden_size, kPanel); ++i) {
+          write(rows.context.row(row) + i, 0.0f);
         }
       }
     }
   }
 
-  void normalize_mine(const Norm& norm, const Rows& rows, int64_t first, int64_t count, float operand_scale) const {
+  void normalize_mine(
+      const Norm& norm, const Rows<Kind>& rows, int64_t first, int64_t count, float operand_scale) const {
     const auto write = writer<Kind>(operand_scale);
     for (int64_t row = first + mine(count, member_); row < first + mine(count, member_ + 1); ++row) {
-      const int64_t begin = row * plan_.hidden_width;
       normalize<Kind>(
-          rows.y + begin, problem_.hidden_size, norm, problem_.eps, rows.x + begin,
-          reinterpret_cast<Element*>(rows.operand) + begin, write);
+          rows.y.row(row), problem_.hidden_size, norm, problem_.eps, rows.x.row(row), rows.operand.row(row), write);
     }
   }
 
   // What follows attention in a pass, on some rows: projection and residual, LayerNorm, feed-forward and residual,
   // LayerNorm.
-  void finish(const Layer& layer, int64_t pass, const Rows& rows, int64_t first, int64_t count) const {
-    const int64_t width = plan_.hidden_width, middle_width = round_up(layer.ffn.out, kPanel);
-    char* const middle = plan_.middle + thread_ / grid_.threads_in_group * plan_.middle_bytes;
+  void finish(const Layer& layer, int64_t pass, const Rows<Kind>& rows, int64_t first, int64_t count) const {
+    const int64_t group = thread_ / grid_.threads_in_group;
+    const Matrix<Element> middle{plan_.middle.row(group * plan_.middle_rows), plan_.middle.stride};
     const auto add_residual = [&](int64_t row, int64_t column, Floats value) {
-      const int64_t place = (first + row) * width + column;
-      store(rows.y + place, value + load(rows.x + place));
+      store(rows.y.row(first + row) + column, value + load(rows.x.row(first + row) + column));
     };
-    apply_mine<Kind>(layer.dense, operand(rows.context, first, width), scale(pass, 1), count, add_residual);
+    apply_mine<Kind>(layer.dense, rows.context.from(first), scale(pass, 1), count, add_residual);
     wait_for_group();
     normalize_mine(layer.attention_norm, rows, first, count, scale(pass, 2));
     wait_for_group();
     const auto write = writer<Kind>(scale(pass, 3));
     apply_mine<Kind>(
-        layer.ffn, operand(rows.operand, first, width), scale(pass, 2), count,
-        [&](int64_t row, int64_t column, Floats value) {
-          write(
-              reinterpret_cast<Element*>(middle) + row * middle_width + column,
-              activate<Kind::rough>(problem_.activation, value));
+        layer.ffn, rows.operand.from(first), scale(pass, 2), count, [&](int64_t row, int64_t column, Floats value) {
+          write(middle.row(row) + column, activate<Kind::rough>(problem_.activation, value));
         });
     wait_for_group();
-    apply_mine<Kind>(layer.ffn_output, operand(middle, 0, middle_width), scale(pass, 3), count, add_residual);
+    apply_mine<Kind>(layer.ffn_output, middle.from(0), scale(pass, 3), count, add_residual);
     wait_for_group();
     normalize_mine(layer.output_norm, rows, first, count, pass + 1 < problem_.passes ? scale(pass + 1, 0) : 1.0f);
     wait_for_group();
@@ -422,7 +291,7 @@ class Thread {
     const int64_t size = problem_.hidden_size, row_bytes = size * static_cast<int64_t>(sizeof(float));
     if (problem_.first_token_only) {
       for (int64_t text = thread_; text < batch_.batch; text += team_.size) {
-        memcpy(batch_.result + text * size, plan_.firsts.x + text * plan_.hidden_width, row_bytes);
+        memcpy(batch_.result + text * size, plan_.firsts.x.row(text), row_bytes);
       }
       return;
     }
@@ -431,7 +300,7 @@ class Thread {
       for (int64_t row = batch_.texts[text].begin; row < batch_.texts[text].end; ++row) {
         const int64_t place = batch_.position[row];
         memset(batch_.result + next * size, 0, (place - next) * row_bytes);
-        memcpy(batch_.result + place * size, plan_.all.x + row * plan_.hidden_width, row_bytes);
+        memcpy(batch_.result + place * size, plan_.all.x.row(row), row_bytes);
         next = place + 1;
       }
       memset(batch_.result + next * size, 0, ((text + 1) * batch_.length - next) * row_bytes);

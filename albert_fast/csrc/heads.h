@@ -36,36 +36,73 @@ inline int64_t attention_scratch_bytes(int64_t num_keys, int64_t size) {
 template <class Kind>
 inline void lay_out_keys(const Head<Kind>& head, char* panels) {
   const int64_t steps = (head.size + kInAStep<Kind> - 1) / kInAStep<Kind>;
+  const int64_t whole_steps = head.size / kInAStep<Kind> / kLanes * kLanes;
   for (int64_t first = 0; first < head.num_keys; first += kPanel, panels += steps * kStepBytes) {
     const int64_t count = head.num_keys - first < kPanel ? head.num_keys - first : kPanel;
     if (count < kPanel) {
       memset(panels, 0, steps * kStepBytes);
     }
-    for (int64_t key = 0; key < count; ++key) {
-      const auto* const channels = head.keys + (first + key) * head.key_stride;
-      for (int64_t step = 0; step < steps; ++step) {
-        typename Kind::Element word[kInAStep<Kind>] = {};
-        for (int64_t i = 0; i < kInAStep<Kind> && step * kInAStep<Kind> + i < head.size; ++i) {
-          word[i] = channels[step * kInAStep<Kind> + i];
+    const auto* const keys = head.keys + first * head.key_stride;
+    for (int64_t key = 0; key < count; key += kLanes) {
+      for (int64_t step = key + kLanes <= count ? 0 : whole_steps; step < whole_steps; step += kLanes) {
+        Ints words[kLanes];
+        for (int64_t i = 0; i < kLanes; ++i) {
+          memcpy(words + i, keys + (key + i) * head.key_stride + step * kInAStep<Kind>, sizeof *words);
         }
-        memcpy(panels + step * kStepBytes + key * 4, word, 4);
+        transpose(words);
+        for (int64_t i = 0; i < kLanes; ++i) {
+          memcpy(panels + (step + i) * kStepBytes + key * 4, words + i, sizeof *words);
+        }
+      }
+      for (int64_t i = key; i < key + kLanes && i < count; ++i) {
+        const auto* const channels = keys + i * head.key_stride;
+        for (int64_t step = key + kLanes <= count ? whole_steps : 0; step < steps; ++step) {
+          typename Kind::Element word[kInAStep<Kind>] = {};
+          for (int64_t j = 0; j < kInAStep<Kind> && step * kInAStep<Kind> + j < head.size; ++j) {
+            word[j] = channels[step * kInAStep<Kind> + j];
+          }
+          memcpy(panels + step * kStepBytes + i * 4, word, 4);
+        }
       }
     }
+  }
+}
+
+// The words of kPanel channels of one key, or of two neighbours.
+inline void lay_out_step(const float* key, const float*, char* place) {
+  memcpy(place, key, kStepBytes);
+}
+
+inline void lay_out_step(const BFloat16* key, const BFloat16* next, char* place) {
+  for (int64_t channel = 0; channel < kPanel; channel += kLanes) {
+    Halves low, high;
+    memcpy(&low, key + channel, sizeof low);
+    memcpy(&high, next + channel, sizeof high);
+    const Ints words = __builtin_convertvector(low, Ints) | (__builtin_convertvector(high, Ints) << 16);
+    memcpy(place + channel * 4, &words, sizeof words);
   }
 }
 
 // panels[channel / 32][step][channel % 32] := the 32 bits of neighbouring keys' values; 0 behind the last of either.
 template <class Kind>
 inline void lay_out_values(const Head<Kind>& head, char* panels) {
+  using Element = typename Kind::Element;
   const int64_t steps = (head.num_keys + kInAStep<Kind> - 1) / kInAStep<Kind>;
   for (int64_t first = 0; first < head.size; first += kPanel, panels += steps * kStepBytes) {
     const int64_t count = head.size - first < kPanel ? head.size - first : kPanel;
     for (int64_t step = 0; step < steps; ++step) {
-      typename Kind::Element words[kPanel * kInAStep<Kind>] = {};
-      for (int64_t i = 0; i < kInAStep<Kind> && step * kInAStep<Kind> + i < head.num_keys; ++i) {
-        const auto* const channels = head.values + (step * kInAStep<Kind> + i) * head.key_stride + first;
-        for (int64_t channel = 0; channel < count; ++channel) {
-          words[channel * kInAStep<Kind> + i] = channels[channel];
+      const Element* const key = head.values + step * kInAStep<Kind> * head.key_stride + first;
+      const Element* const next = key + head.key_stride;
+      const bool has_next = step * kInAStep<Kind> + 1 < head.num_keys;
+      if (count == kPanel && (has_next || kInAStep<Kind> == 1)) {
+        lay_out_step(key, next, panels + step * kStepBytes);
+        continue;
+      }
+      Element words[kPanel * kInAStep<Kind>] = {};
+      for (int64_t channel = 0; channel < count; ++channel) {
+        words[channel * kInAStep<Kind>] = key[channel];
+        if (kInAStep<Kind> == 2 && has_next) {
+          words[channel * kInAStep<Kind> + 1] = next[channel];
         }
       }
       memcpy(panels + step * kStepBytes, words, kStepBytes);
@@ -95,7 +132,7 @@ inline float softmax_numerators(
   return sum_of(sums);
 }
 
-// store(query, channel, value, whole) for every vector of the context; `whole` is false where it reaches behind the head.
+// store(query, channel, value, whole) for every vector of the context; not `whole` where it reaches behind the head.
 template <class Kind, class Store>
 inline void attend(const Head<Kind>& head, char* scratch, const Store& store_vector) {
   using Element = typename Kind::Element;

@@ -1,5 +1,5 @@
-// Matrix products over weights in panels (encoder.h), for three kinds of operands that differ in one instruction: the one
-// that multiplies what fills 32 bits, one float32, two bfloat16 or four bytes, and adds it to a sum.
+// Matrix products over weights in panels (encoder.h), for three kinds of operands that differ in one instruction: the
+// one that multiplies what fills 32 bits, one float32, two bfloat16 or four bytes, and adds it to a sum.
 #pragma once
 
 #include "encoder.h"
@@ -91,14 +91,21 @@ constexpr int64_t kTileColumns = 2 * kLanes;
 constexpr int64_t kStepBytes = kPanel * 4;
 static_assert(kPanel % kTileColumns == 0);
 
-// c[rows, tile] = a[rows, steps] * panel. Strides of `a` are in bytes; rows of `c` are a whole panel wide.
+// c[rows, tile] (+)= a[rows, steps] * panel. Strides of `a` are in bytes; rows of `c` are a whole panel wide.
 template <class Kind, int kRows>
-void tile(const char* a, int64_t a_stride, const char* panel, int64_t steps, void* c) {
+void tile(const char* a, int64_t a_stride, const char* panel, int64_t steps, bool add, char* c) {
   using Sums = typename Kind::Sums;
   Sums sums[kRows][2];
+  if (add) {
 #pragma GCC unroll 16
-  for (int row = 0; row < kRows; ++row) {
-    sums[row][0] = sums[row][1] = Sums{};
+    for (int row = 0; row < kRows; ++row) {
+      memcpy(sums[row], c + row * kStepBytes, sizeof sums[row]);
+    }
+  } else {
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+      sums[row][0] = sums[row][1] = Sums{};
+    }
   }
   // a row's address is one of four bases and one of four offsets: what sixteen address registers can hold
   const char* const fours[4] = {a, a + 4 * a_stride, a + 8 * a_stride, a + 12 * a_stride};
@@ -107,6 +114,9 @@ void tile(const char* a, int64_t a_stride, const char* panel, int64_t steps, voi
   for (int64_t step = 0; step < steps; ++step) {
     Ints b[2];
     memcpy(b, panel + step * kStepBytes, sizeof b);
+    // the same step of what comes next in memory: this panel's next part, or the next panel
+    __builtin_prefetch(panel + (steps + step) * kStepBytes, 0, 2);
+    __builtin_prefetch(panel + (steps + step) * kStepBytes + 64, 0, 2);
 #pragma GCC unroll 16
     for (int row = 0; row < kRows; ++row) {
       const char* const word = fours[row / 4] + offsets[row % 4] + 4 * step;
@@ -116,18 +126,18 @@ void tile(const char* a, int64_t a_stride, const char* panel, int64_t steps, voi
   }
 #pragma GCC unroll 16
   for (int row = 0; row < kRows; ++row) {
-    memcpy(static_cast<char*>(c) + row * kStepBytes, sums[row], sizeof sums[row]);
+    memcpy(c + row * kStepBytes, sums[row], sizeof sums[row]);
   }
 }
 
 template <class Kind, int kRows = kTileRows>
-void tile_of(int64_t rows, const char* a, int64_t a_stride, const char* panel, int64_t steps, void* c) {
+void tile_of(int64_t rows, const char* a, int64_t a_stride, const char* panel, int64_t steps, bool add, char* c) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return tile_of<Kind, kRows - 1>(rows, a, a_stride, panel, steps, c);
+      return tile_of<Kind, kRows - 1>(rows, a, a_stride, panel, steps, add, c);
     }
   }
-  tile<Kind, kRows>(a, a_stride, panel, steps, c);
+  tile<Kind, kRows>(a, a_stride, panel, steps, add, c);
 }
 
 // What a product reads: rows of whole steps, `stride` bytes apart.
@@ -136,22 +146,45 @@ struct Operand {
   int64_t stride;
 };
 
+constexpr int64_t kStripTiles = 8;           // whose sums are kept while their panel goes by
+constexpr int64_t kStripBytes = 512 * 1024;  // of rows, half a second-level cache
+constexpr int64_t kStepsAtOnce = 256;        // 32 KB of a panel, which then stays in the first cache
+
 // Calls finish(row, column, rows, c) for blocks of at most kTileRows rows and one panel: `c` holds the sums of
-// a[row .. row + rows] times panel column / kPanel, kPanel in a row. Panels stay in cache while the rows go by.
+// a[row .. row + rows] times panel column / kPanel, kPanel in a row. A strip of rows stays in the second cache while
+// all panels go by; a part of a panel stays in the first while the strip does.
 template <class Kind, class Finish>
 inline void multiply(
     Operand a, const void* weight, int64_t steps, int64_t rows, int64_t first_panel, int64_t last_panel,
     const Finish& finish) {
-  alignas(64) typename Kind::Sums sums[kTileRows * kPanel / kLanes];
-  const int64_t blocks = (rows + kTileRows - 1) / kTileRows;
-  for (int64_t panel = first_panel; panel < last_panel; ++panel) {
-    const char* const b = static_cast<const char*>(weight) + panel * steps * kStepBytes;
-    for (int64_t block = 0; block < blocks; ++block) {  // of even size, so that none is slow for being small
-      const int64_t row = block * rows / blocks, count = (block + 1) * rows / blocks - row;
-      for (int64_t part = 0; part < kPanel * 4; part += kTileColumns * 4) {
-        tile_of<Kind>(count, a.data + row * a.stride, a.stride, b + part, steps, reinterpret_cast<char*>(sums) + part);
+  constexpr int64_t kSumsInAPanel = kPanel / kLanes;
+  alignas(64) typename Kind::Sums sums[kStripTiles * kTileRows * kSumsInAPanel];
+  const int64_t parts = (steps + kStepsAtOnce - 1) / kStepsAtOnce;
+  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+  const int64_t fitting = kStripBytes / (kTileRows * a.stride);
+  const int64_t most = fitting < 1 ? 1 : fitting < kStripTiles ? fitting : kStripTiles;
+  const int64_t strips = (tiles + most - 1) / most;
+  for (int64_t strip = 0; strip < strips; ++strip) {
+    const int64_t first_tile = strip * tiles / strips, last_tile = (strip + 1) * tiles / strips;
+    const int64_t first_row = first_tile * rows / tiles;  // tiles are of even size: none is slow for being small
+    for (int64_t panel = first_panel; panel < last_panel; ++panel) {
+      const char* const b = static_cast<const char*>(weight) + panel * steps * kStepBytes;
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t step = part * steps / parts, count = (part + 1) * steps / parts - step;
+        for (int64_t index = first_tile; index < last_tile; ++index) {
+          const int64_t row = index * rows / tiles, rows_here = (index + 1) * rows / tiles - row;
+          typename Kind::Sums* const c = sums + (row - first_row) * kSumsInAPanel;
+          const char* const from = a.data + row * a.stride + 4 * step;
+          for (int64_t column = 0; column < kPanel * 4; column += kTileColumns * 4) {
+            tile_of<Kind>(
+                rows_here, from, a.stride, b + step * kStepBytes + column, count, part > 0,
+                reinterpret_cast<char*>(c) + column);
+          }
+          if (part == parts - 1) {
+            finish(row, panel * kPanel, rows_here, c);
+          }
+        }
       }
-      finish(row, panel * kPanel, count, sums);
     }
   }
 }

@@ -49,12 +49,43 @@ inline Ints as_ints(Floats bits) {
   return reinterpret_cast<Ints>(bits);
 }
 
+// The second where one is NaN. Compilers do not take the comparison for the one instruction that it is.
 inline Floats smaller_of(Floats left, Floats right) {
+#ifdef __AVX512F__
+  return reinterpret_cast<Floats>(
+      _mm512_maskz_min_ps(0xFFFF, reinterpret_cast<__m512>(left), reinterpret_cast<__m512>(right)));
+#else
   return left < right ? left : right;
+#endif
 }
 
 inline Floats larger_of(Floats left, Floats right) {
+#ifdef __AVX512F__
+  return reinterpret_cast<Floats>(
+      _mm512_maskz_max_ps(0xFFFF, reinterpret_cast<__m512>(left), reinterpret_cast<__m512>(right)));
+#else
   return left > right ? left : right;
+#endif
+}
+
+// rows[i][j] := rows[j][i], of kLanes vectors: halves change places, then quarters, down to single lanes.
+inline void transpose(Ints* rows) {
+#pragma GCC unroll 4
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    Ints lower, upper;  // places in the two vectors side by side
+    for (int lane = 0; lane < kLanes; ++lane) {
+      lower[lane] = (lane & half) != 0 ? kLanes + (lane ^ half) : lane;
+      upper[lane] = (lane & half) != 0 ? kLanes + lane : lane ^ half;
+    }
+#pragma GCC unroll 16
+    for (int row = 0; row < kLanes; ++row) {
+      if ((row & half) == 0) {
+        const Ints left = rows[row], right = rows[row | half];
+        rows[row] = __builtin_shuffle(left, right, lower);
+        rows[row | half] = __builtin_shuffle(left, right, upper);
+      }
+    }
+  }
 }
 
 inline float sum_of(Floats value) {
@@ -114,7 +145,7 @@ inline void store(BFloat16* place, Floats value) {
 
 constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
 
-// 2^x: below -126 it stays at 2^-126 = 1.2e-38, above 127 at 2^127. 2^n * 2^f with n the nearest integer and |f| <= 1/2.
+// 2^x: below -126 it stays at 2^-126 = 1.2e-38, above 127 at 2^127. 2^n * 2^f, n the nearest integer and |f| <= 1/2.
 // The polynomials are minimax fits of 2^f over that interval, the constant held at 1: a relative error of 1e-7 with
 // float32's coefficients and of 1e-4, a twentieth of bfloat16's step, with the rough ones.
 template <bool kRough>
