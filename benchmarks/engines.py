@@ -1,13 +1,10 @@
-"""What the engine benchmark compares: models, engines over the same weights, inputs, and the machine's own limit."""
+"""What the engine benchmark compares: models, the engines and peers over the same weights, and inputs."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +15,9 @@ from torch import Tensor
 
 from albert_fast import AlbertConfig, AlbertForSequenceClassification, AlbertTokenizer, Batch, Engine, ShapeProfile
 from albert_fast.capture import capture
-from albert_fast.cli.stopwatch import interleaved
-from albert_fast.engine import FORMATS, Facts, Format, build, in_process, load, machine
+from albert_fast.cli.conditions import conditions as conditions_of
+from albert_fast.cli.workload import Shape
+from albert_fast.engine import FORMATS, Facts, Format, build, in_process, load
 from albert_fast.precision import PRECISIONS, Quantization, prepare
 from albert_fast.precision.calibration import collect
 from albert_fast.recipe.quantizing import rest_of
@@ -42,11 +40,15 @@ CALIBRATION_TEXTS = 256
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to measure: its checkpoint (None: random weights of a published size) and the shapes it is timed at."""
+    """A model to measure: its checkpoint (None: random weights of a published size) and the shapes it is timed at.
+
+    ``more`` are those of the full grid; empty where it is the quick one's.
+    """
 
     name: str
     checkpoint: str | None
-    shapes: tuple[tuple[int, int], ...]
+    shapes: tuple[Shape, ...]
+    more: tuple[Shape, ...] = ()
 
     def model(self) -> AlbertForSequenceClassification:
         """The classifier, on the CPU, in ``eval`` mode."""
@@ -68,16 +70,52 @@ class Subject:
         return batches
 
 
+@dataclass(frozen=True)
+class Made:
+    """Something to time: a function from a batch to its logits, and what making it took.
+
+    Attributes:
+        build_s: of an engine file, from the captured program to the file and the proof of it; of what lives in this
+            process, from the model to a first answer, what is compiled for the first shape with it.
+        load_ms: of an engine file, from before loading to a first answer, in this process; None without a file.
+        file_bytes: None without a file.
+    """
+
+    call: Callable[[Batch], Tensor]
+    build_s: float | None = None
+    load_ms: float | None = None
+    file_bytes: int | None = None
+
+
+def shapes_of(*texts: str) -> tuple[Shape, ...]:
+    """Shapes by name."""
+    return tuple(Shape.parse(text) for text in texts)
+
+
+FULL = [Shape(batch, length) for batch in (1, 8, 32) for length in (1, 16, 64, 128, 384, 512)]
+MIXED = shapes_of("8x128 mixed", "32x128 mixed", "32x512 mixed")
 SUBJECTS = {
-    "albert-base-v2": Subject("albert-base-v2", None, ((1, 16), (1, 128), (8, 128), (1, 384))),
-    "albert-fast/wordnet": Subject("albert-fast/wordnet", "albert-fast/wordnet", ((1, 16), (1, 64), (8, 64), (32, 64))),
-}
+    "albert-base-v2": Subject(
+        "albert-base-v2", None, shapes_of("1x16", "1x128", "8x128", "1x384", "8x128 mixed", "32x128 mixed"),
+        (*FULL, *MIXED),
+    ),
+    "albert-fast/wordnet": Subject(
+        "albert-fast/wordnet", "albert-fast/wordnet",
+        shapes_of("1x16", "1x64", "8x64", "32x64", "8x64 mixed", "32x64 mixed"),
+    ),
+}  # fmt: skip
+FIRST = Shape(1, 16)
+"""What is answered first."""
 
 
 def inputs(config: AlbertConfig, batch: int, length: int) -> Batch:
     """Random ids of one length, no padding: every engine computes the same tokens."""
-    generator = torch.Generator().manual_seed(batch * 1000 + length)
-    return Batch(torch.randint(5, config.vocab_size, (batch, length), generator=generator))
+    return Shape(batch, length).inputs(config.vocab_size)
+
+
+def everything(_: str) -> bool:
+    """Every engine and peer is wanted."""
+    return True
 
 
 def subjects_of(device: str) -> dict[str, tuple[Format, str]]:
@@ -101,14 +139,30 @@ def precision_of(name: str, device: str) -> str:
 
 def engines(subject: Subject, model: AlbertForSequenceClassification, folder: Path, device: str) -> dict[str, Engine]:
     """One engine of everything that ``subjects_of`` names, over the same weights; files go to ``folder``."""
+    return {name: engine for name, engine, _ in built(subject, model, folder, device)}
+
+
+def built(
+    subject: Subject,
+    model: AlbertForSequenceClassification,
+    folder: Path,
+    device: str,
+    wanted: Callable[[str], bool] = everything,
+) -> Iterator[tuple[str, Engine, Made]]:
+    """The engines whose names are wanted one after the other, with what making each took; files go to ``folder``."""
     model = model.to(device)
-    made: dict[str, Engine] = {}
     exact = capture(model, PROFILE)
     scales = collect(exact, subject.calibration()).scales("max")
     references = answers(model, reference_batches(model.config, "sequence-classification", PROFILE))
+    first = FIRST.inputs(model.config.vocab_size)
     for name, (row, precision) in subjects_of(device).items():
+        if not wanted(name):
+            continue
+        began = time.perf_counter()
         if row.kind == "in-process":
-            made[name] = in_process(model, format=row.name, profile=PROFILE, device=device)
+            engine = in_process(model, format=row.name, profile=PROFILE, device=device)
+            logits_of(engine)(first)
+            yield name, engine, Made(logits_of(engine), build_s=time.perf_counter() - began)
             continue
         path = folder / f"{name}{row.suffix}"
         facts = Facts(
@@ -117,13 +171,21 @@ def engines(subject: Subject, model: AlbertForSequenceClassification, folder: Pa
         )  # fmt: skip
         rest = rest_of(row, "auto", device)
         quantization = Quantization(scales, rest=rest) if PRECISIONS[precision].quantizes else None
-        build(
+        manifest = build(
             prepare(exact, precision, quantization=quantization), path, format=row.name, facts=facts,
             references=references, budget=PRECISIONS[precision].budget, device=device,
             options=VARIANTS[name][1] if name in VARIANTS else None,
         )  # fmt: skip
-        made[name] = load(path, device=device)
-    return made
+        build_s, began = time.perf_counter() - began, time.perf_counter()
+        engine = load(path, device=device)
+        logits_of(engine)(first)
+        load_ms = (time.perf_counter() - began) * 1e3
+        yield name, engine, Made(logits_of(engine), build_s, load_ms, manifest.file_bytes)
+
+
+def logits_of(engine: Engine) -> Callable[[Batch], Tensor]:
+    """An engine as a function from a batch to its logits, once the device has them."""
+    return lambda batch: finished(engine(batch)["logits"])
 
 
 def transformers_model(model: AlbertForSequenceClassification) -> torch.nn.Module:
@@ -150,59 +212,26 @@ def baseline(model: AlbertForSequenceClassification, device: str) -> Callable[[B
 
 
 def peers(
-    subject: Subject, model: AlbertForSequenceClassification, folder: Path, device: str
-) -> dict[str, Callable[[Batch], Tensor]]:
-    """What ``PEERS`` names and this environment has; they run on the CPU."""
+    subject: Subject,
+    model: AlbertForSequenceClassification,
+    folder: Path,
+    device: str,
+    wanted: Callable[[str], bool] = everything,
+) -> Iterator[tuple[str, Made]]:
+    """What ``PEERS`` names, this environment has and is wanted; they run on the CPU."""
     if device != "cpu":
-        return {}
+        return
     theirs = peers_of.Subject(transformers_model(model), subject.calibration(), folder)
-    return {name: peer.make(theirs) for name, peer in PEERS.items() if not peer.missing()}
-
-
-def gigaflop(config: AlbertConfig, batch: int, length: int) -> float:
-    """Multiplications and additions of the matrix products of one forward pass, in 10^9."""
-    hidden, passes = config.hidden_size, len(config.schedule)
-    linear = 4 * hidden**2 + 2 * hidden * config.intermediate_size
-    attention = 2 * length * hidden
-    return 2 * batch * length * (passes * (linear + attention) + config.embedding_size * hidden) / 1e9
-
-
-def gemm_ceiling(config: AlbertConfig, device: str) -> dict[str, dict[str, float]]:
-    """The machine's rate, GFLOP/s, on the model's own matrix shapes by precision and kernel, timed in turns.
-
-    Plain, and on a CPU packed for oneDNN; int8 from and to u8, as between the two maps of the feed-forward network.
-    """
-    hidden, wide = config.hidden_size, config.intermediate_size
-    x, weight, bias = torch.randn(1024, hidden), torch.randn(wide, hidden), torch.randn(wide)
-    calls: dict[tuple[str, str], Callable[[], object]] = {}
-    for name, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16}.items():
-        one = [tensor.to(device, dtype) for tensor in (x, weight, bias)]
-        calls[name, "plain"] = lambda one=one: finished(torch.nn.functional.linear(*one))  # type: ignore[misc]
-        if device == "cpu" and torch.backends.mkldnn.is_available():
-            calls[name, "packed"] = partial(_packed, one[0], torch.ops.mkldnn._reorder_linear_weight(one[1]), one[2])
-    if device == "cpu" and torch.backends.mkldnn.is_available():
-        calls["int8", "packed"] = _int8(1024, hidden, wide, bias)
-    with torch.inference_mode():
-        timed = interleaved(calls, rounds=40, seconds=8.0)
-    found: dict[str, dict[str, float]] = {}
-    for (name, kernel), latency in timed.items():
-        found.setdefault(name, {})[kernel] = round(2 * 1024 * hidden * wide / 1e6 / latency.p50_ms, 1)
-    return found
-
-
-def _packed(x: Tensor, packed: Tensor, bias: Tensor) -> Tensor:
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-    return result
-
-
-def _int8(rows: int, hidden: int, wide: int, bias: Tensor) -> Callable[[], object]:
-    x = torch.randint(0, 255, (rows, hidden), dtype=torch.uint8)
-    weight = torch.randint(-127, 128, (wide, hidden), dtype=torch.int8)
-    packed = torch.ops.onednn.qlinear_prepack(weight, [rows, hidden])
-    scales, zeros = torch.full((wide,), 1e-3), torch.zeros(wide, dtype=torch.int32)
-    return lambda: torch.ops.onednn.qlinear_pointwise(
-        x, 1e-2, 128, packed, scales, zeros, bias, 0.1, 128, torch.uint8, "none", [], ""
-    )
+    first = FIRST.inputs(model.config.vocab_size)
+    for name, peer in PEERS.items():
+        if peer.missing() or not wanted(name):
+            continue
+        exported_s = theirs.export() if peer.file else 0.0
+        began = time.perf_counter()
+        call = peer.make(theirs)
+        call(first)
+        build_s = exported_s + time.perf_counter() - began
+        yield name, Made(call, build_s, file_bytes=(folder / peer.file).stat().st_size if peer.file else None)
 
 
 def finished(result: Tensor) -> Tensor:
@@ -214,19 +243,4 @@ def finished(result: Tensor) -> Tensor:
 
 def conditions(device: str) -> dict[str, Any]:
     """What the figures depend on."""
-    found = importlib.metadata.packages_distributions()
-    return {
-        "processor": machine.versions()["cpu"],
-        "capability": machine.versions()["cpu_capability"],
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 2),
-        "system": platform.system(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "cuda": torch.version.cuda,
-            **{name: importlib.metadata.version(found[name][0]) for name in PEERS_VERSIONS if name in found},
-        },
-    }
+    return conditions_of(device, PEERS_VERSIONS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,14 +22,25 @@ from transformers_model import Call, LogitsOnly, export_onnx, feeds, onnx_sessio
 
 from albert_fast import Batch
 
+EXPORTED, OPTIMIZED, DYNAMIC, QUANTIZED = "transformers.onnx", "optimized.onnx", "dynamic.onnx", "nncf.bin"
+"""Files: as ``torch.onnx`` exports it, after ONNX Runtime's optimizer, quantized by ONNX Runtime and by NNCF."""
+
 
 @dataclass(frozen=True)
 class Peer:
-    """One row of ``PEERS``: the precision whose error budget its answers are held to, and the packages it needs."""
+    """One row of ``PEERS``.
+
+    Attributes:
+        precision: whose error budget its answers are held to.
+        make: from the subject to a function from a batch to its logits.
+        needs: packages.
+        file: what it runs, by its name in the subject's folder; None without a file.
+    """
 
     precision: str
     make: Callable[[Subject], Call]
     needs: tuple[str, ...]
+    file: str | None = None
 
     def missing(self) -> list[str]:
         """The packages that it needs and this environment lacks."""
@@ -46,11 +58,20 @@ class Subject:
 
     def __init__(self, theirs: nn.Module, calibration: list[Batch], folder: Path) -> None:
         self.theirs, self.calibration, self.folder = theirs, calibration, folder
+        self._export_s = 0.0
 
     @cached_property
     def exported(self) -> Path:
         """The ONNX file."""
-        return export_onnx(LogitsOnly(self.theirs), self.folder / "transformers.onnx")
+        began = time.perf_counter()
+        path = export_onnx(LogitsOnly(self.theirs), self.folder / EXPORTED)
+        self._export_s = time.perf_counter() - began
+        return path
+
+    def export(self) -> float:
+        """Make the ONNX file unless it is there, and say how many seconds that took."""
+        assert self.exported
+        return self._export_s
 
 
 def compiled(subject: Subject) -> Call:
@@ -83,12 +104,26 @@ def xla(subject: Subject) -> Call:
     return lambda batch: torch.from_numpy(logits(*(tf.constant(tensor.numpy()) for tensor in batch.tensors())).numpy())
 
 
+def onnx_runtime(subject: Subject) -> Call:
+    """``onnxruntime.transformers.optimizer`` as for BERT, which fuses LayerNorm and GELU, then the session's own."""
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    config: Any = subject.theirs.config
+    with quiet():
+        optimized = optimize_model(
+            str(subject.exported), model_type="bert", num_heads=config.num_attention_heads,
+            hidden_size=config.hidden_size,
+        )  # fmt: skip
+        optimized.save_model_to_file(str(subject.folder / OPTIMIZED))
+    return onnx_session(subject.folder / OPTIMIZED)
+
+
 def onnx_runtime_dynamic(subject: Subject) -> Call:
     """``onnxruntime.quantization.quantize_dynamic`` after ``quant_pre_process``, as its own warning asks for."""
     from onnxruntime.quantization import quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    source, quantized = subject.folder / "preprocessed.onnx", subject.folder / "dynamic.onnx"
+    source, quantized = subject.folder / "preprocessed.onnx", subject.folder / DYNAMIC
     with quiet():
         quant_pre_process(subject.exported, source, skip_symbolic_shape=True)
         quantize_dynamic(source, quantized)
@@ -113,6 +148,7 @@ def nncf(subject: Subject) -> Call:
             ov.convert_model(subject.exported), nncf.Dataset(texts), subset_size=len(texts),
             model_type=nncf.ModelType.TRANSFORMER,
         )  # fmt: skip
+        ov.save_model(model, subject.folder / "nncf.xml")
     return _openvino(model, "bf16")
 
 
@@ -137,9 +173,10 @@ _ONNX = ("onnx", "onnxscript")
 PEERS: Mapping[str, Peer] = {
     "transformers, torch.compile": Peer("fp32", compiled, ()),
     "TF class, XLA": Peer("fp32", xla, ("tensorflow", "h5py")),
-    "ONNX Runtime dynamic int8": Peer("int8", onnx_runtime_dynamic, (*_ONNX, "onnxruntime")),
-    "OpenVINO": Peer("fp32", partial(openvino, precision="f32"), (*_ONNX, "openvino")),
-    "OpenVINO bf16": Peer("bf16", partial(openvino, precision="bf16"), (*_ONNX, "openvino")),
-    "OpenVINO, NNCF int8": Peer("int8", nncf, (*_ONNX, "openvino", "nncf")),
+    "ONNX Runtime": Peer("fp32", onnx_runtime, (*_ONNX, "onnxruntime"), OPTIMIZED),
+    "ONNX Runtime dynamic int8": Peer("int8", onnx_runtime_dynamic, (*_ONNX, "onnxruntime"), DYNAMIC),
+    "OpenVINO": Peer("fp32", partial(openvino, precision="f32"), (*_ONNX, "openvino"), EXPORTED),
+    "OpenVINO bf16": Peer("bf16", partial(openvino, precision="bf16"), (*_ONNX, "openvino"), EXPORTED),
+    "OpenVINO, NNCF int8": Peer("int8", nncf, (*_ONNX, "openvino", "nncf"), QUANTIZED),
 }
 """Whoever is installed is timed; on CUDA none of them is."""

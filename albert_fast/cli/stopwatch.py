@@ -65,6 +65,7 @@ def interleaved(
     *,
     rounds: int,
     seconds: float,
+    least: int = LEAST_ROUNDS,
     settle_s: float = 0.0,
     burst_s: float = 0.0,
     tell: Callable[[int], None] | None = None,
@@ -74,7 +75,8 @@ def interleaved(
     Args:
         calls: by name; each must have finished its work when it returns.
         rounds: at most so many, after ``WARM_UP_ROUNDS`` that do not count.
-        seconds: no new round begins after so long; one to warm up and ``LEAST_ROUNDS`` are made in any case.
+        seconds: no new round begins after so long; one to warm up and ``least`` are made in any case.
+        least: see there.
         settle_s: before each call so many seconds of rest and one call that does not count, unless a call takes
             ``SLOW_MS``. Runtimes' threads go on spinning for a while when they are done: without rest they take the
             cores from whatever is timed next.
@@ -92,7 +94,7 @@ def interleaved(
     names = list(calls)
     began = time.perf_counter()
     for number in range(rounds):
-        if number >= LEAST_ROUNDS and time.perf_counter() - began > seconds:
+        if number >= least and time.perf_counter() - began > seconds:
             break
         if tell is not None:
             tell(number + 1)
