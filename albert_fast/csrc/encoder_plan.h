@@ -61,7 +61,7 @@ inline Grid grid_of(const Encoder& problem, int64_t rows, int64_t threads) {
   const int64_t row_bytes = (problem.hidden_size + ffn.out) * size_of(ffn.type) + 2 * problem.hidden_size * 4;
   const int64_t in_group = (rows + groups - 1) / groups;
   const int64_t fitting = larger(1, kChunkBytes / row_bytes / kTileRows) * kTileRows;
-  const int64_t most = groups == threads ? fitting : in_group;
+  const int64_t most = groups == threads ? fitting : larger(1, in_group);
   const int64_t chunks = larger(1, (in_group + most - 1) / most);
   return {groups, threads / groups, (in_group + chunks - 1) / chunks};
 }
