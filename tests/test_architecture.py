@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "batch": {"errors"},
     # first: arithmetic
     "ops": {"errors"},
+    "encoder_op": {"errors", "ops"},
     "attention": {"errors", "ops"},
     "functional": {"attention"},  # for the type of the function that it is handed
     # second: the model
@@ -43,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "capture": FACTS | {"heads", "pretrained"},
     "precision": FACTS,
     # fourth: engines, which lower a typed graph and know neither the model nor precision
-    "engine": FACTS | {"ops"},
+    "engine": FACTS | {"encoder_op", "ops"},
     # fifth: use
     "tokenizer": FACTS,
     "pipelines": FACTS | {"engine", "heads", "tokenizer"},

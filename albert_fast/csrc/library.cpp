@@ -1,5 +1,6 @@
-// The schemas of torch.ops.albert_fast. C++ owns schemas and kernels; albert_fast/ops.py owns fake kernels, references
-// and typed wrappers. Nothing here needs Python, so a C++ program may load this library beside an engine file.
+// The schemas of torch.ops.albert_fast. C++ owns schemas and kernels; albert_fast/ops.py and encoder_op.py own fake
+// kernels, references and typed wrappers. Nothing here needs Python, so a C++ program may load this library beside an
+// engine file.
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/library.h>
 #include <torch/headeronly/version.h>
@@ -18,6 +19,7 @@ TORCH_LIBRARY(albert_fast, m) {
       "packed_attention(Tensor qkv, Tensor cu_seqlens, SymInt max_length, int num_heads, float scale) -> Tensor",
       {at::Tag::pt2_compliant_tag});
 
+  m.set_python_module("albert_fast.encoder_op");
   // The whole encoder over the tokens that are text: the map from embedding size, every pass, no padding computed.
   //   embedded        [batch, length, embedding_size], float32: embeddings behind their LayerNorm
   //   attention_mask  [batch, length], int64: anything but 0 is text; the first position is computed in any case
