@@ -225,7 +225,7 @@ def test_one_compiled_graph_serves_every_batch_and_length() -> None:
         return 2 * encoder_op.encoder(embedded + 1, mask, tensors, settings)
 
     compiled = torch.compile(encode, backend=count, fullgraph=True, dynamic=True)
-    for lengths in ([5, 9], [3, 2, 1], [70]):
+    for lengths in ([5, 9], [3, 2, 1], [70, 4]):
         mask = mask_of(*lengths)
         embedded = torch.randn(*mask.shape, 20)
         for dimension in (0, 1):
