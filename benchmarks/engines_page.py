@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from engine_tables import shape_of
+
+from albert_fast.cli.workload import Shape
 from albert_fast.report.axes import Axis
 from albert_fast.report.charts import Bar, Grid, Line, bar_chart, heat_map, line_chart
 from albert_fast.report.markup import Markup, number
@@ -31,7 +34,8 @@ def engines_page(document: dict[str, Any], conditions: str) -> str:
     sections = []
     for model in dict.fromkeys(row["model"] for row in document["rows"]):
         rows = [row for row in document["rows"] if row["model"] == model]
-        sections.append(Section(model, (_fastest(rows, document["baseline"]),), tuple(_charts(rows, document))))
+        said = [_fastest(rows, document["baseline"]), *_left_out(document, model)]
+        sections.append(Section(model, tuple(said), tuple(_charts(rows, document))))
     facts = [
         ("measured", f"{document['what']}"),
         ("conditions", conditions),
@@ -42,16 +46,22 @@ def engines_page(document: dict[str, Any], conditions: str) -> str:
 
 
 def _charts(rows: list[Row], document: dict[str, Any]) -> Iterator[Markup]:
-    shapes = list(dict.fromkeys((row["batch"], row["length"]) for row in rows))
-    for batch, length in shapes:
-        mine = [row for row in rows if (row["batch"], row["length"]) == (batch, length)]
-        yield _latency(mine, f"Batch {batch}, length {length}", document["baseline"])
+    shapes = list(dict.fromkeys(map(shape_of, rows)))
+    for shape in shapes:
+        mine = [row for row in rows if shape_of(row) == shape]
+        yield _latency(mine, _title(shape), document["baseline"])
+    even = [row for row in rows if not shape_of(row).mixed]
     for precision in dict.fromkeys(row["precision"] for row in rows):
-        yield from _curves([row for row in rows if row["precision"] == precision], precision)
+        yield from _curves([row for row in even if row["precision"] == precision], precision)
     yield from _shares(rows, shapes)
+    yield from _steadiness(rows, shapes)
     for key in ONCE:
         yield from _once(rows, key)
     yield _differences(rows, shapes)
+
+
+def _title(shape: Shape) -> str:
+    return f"Batch {shape.batch}, length {shape.length}" + (", texts of mixed lengths" if shape.mixed else "")
 
 
 def _latency(rows: list[Row], title: str, baseline: str) -> Markup:
@@ -102,7 +112,7 @@ def _lines(rows: list[Row], key: str, value: Callable[[Row], float]) -> list[Lin
     ]
 
 
-def _shares(rows: list[Row], shapes: list[tuple[int, int]]) -> Iterator[Markup]:
+def _shares(rows: list[Row], shapes: list[Shape]) -> Iterator[Markup]:
     """How near each engine comes to the machine's own matrix products in its precision."""
     ceilings = {row["precision"]: row["ceiling_gflop_per_s"] for row in rows}
     if len(set(ceilings.values())) == 1:  # only float32's ceiling was measured
@@ -110,17 +120,25 @@ def _shares(rows: list[Row], shapes: list[tuple[int, int]]) -> Iterator[Markup]:
     shown = [row for row in rows if row["precision"] in ceilings]
     if not shown:
         return
-    values = {(row["engine"], row["batch"], row["length"]): row["share_of_ceiling"] for row in shown}
-    engines = tuple(dict.fromkeys(row["engine"] for row in shown))
-    grid = Grid(
-        "engine",
-        engines,
-        tuple(f"{b}x{s}" for b, s in shapes),
-        tuple(tuple(values.get((engine, *shape)) for shape in shapes) for engine in engines),
-        Axis("share of the machine's matrix products"),
-    )
+    grid = _grid(shown, shapes, "share of the machine's matrix products", lambda row: row["share_of_ceiling"])
     limits = ", ".join(f"{name} {limit:.0f} GFLOP/s" for name, limit in ceilings.items())
     yield heat_map("Share of the machine's limit", grid, note=f"1 is the best matrix product in this run: {limits}.")
+
+
+def _steadiness(rows: list[Row], shapes: list[Shape]) -> Iterator[Markup]:
+    """How much longer the slowest calls take than the middle one."""
+    shown = [row for row in rows if "p99_ms" in row]
+    if shown:
+        grid = _grid(shown, shapes, "99th percentile by median", lambda row: row["p99_ms"] / row["p50_ms"])
+        yield heat_map("Steadiness", grid, note="1 is a call that always takes the same time.")
+
+
+def _grid(rows: list[Row], shapes: list[Shape], label: str, value: Callable[[Row], float]) -> Grid:
+    """An engine a row, a shape a column; empty where an engine was not timed at a shape."""
+    values = {(row["engine"], shape_of(row)): value(row) for row in rows}
+    engines = tuple(dict.fromkeys(row["engine"] for row in rows))
+    cells = tuple(tuple(values.get((engine, shape)) for shape in shapes) for engine in engines)
+    return Grid("engine", engines, tuple(map(str, shapes)), cells, Axis(label))
 
 
 def _once(rows: list[Row], key: str) -> Iterator[Markup]:
@@ -132,24 +150,32 @@ def _once(rows: list[Row], key: str) -> Iterator[Markup]:
         yield bar_chart(title, bars, axis=Axis(title.lower(), unit, from_zero=True))
 
 
-def _differences(rows: list[Row], shapes: list[tuple[int, int]]) -> Markup:
+def _differences(rows: list[Row], shapes: list[Shape]) -> Markup:
     """How far the answers are apart that were timed."""
-    values = {(row["engine"], row["batch"], row["length"]): row["max_abs_difference"] for row in rows}
+    values = {(row["engine"], shape_of(row)): row["max_abs_difference"] for row in rows}
     lines: list[list[Cell]] = [
-        [engine, *(values.get((engine, *shape)) for shape in shapes)]
+        [engine, *(values.get((engine, shape)) for shape in shapes)]
         for engine in dict.fromkeys(row["engine"] for row in rows)
     ]
-    columns = ["engine", *(f"{b}x{s}" for b, s in shapes)]
+    columns = ["engine", *map(str, shapes)]
     return card("Largest difference of a logit", table("From the baseline's, before timing", columns, lines))
 
 
 def _fastest(rows: list[Row], baseline: str) -> str:
     """The fastest engine of every shape, in a sentence."""
     said = []
-    for shape in dict.fromkeys((row["batch"], row["length"]) for row in rows):
-        best = min((r for r in rows if (r["batch"], r["length"]) == shape), key=lambda row: row["p50_ms"])
-        said.append(f"{shape[0]}x{shape[1]} {best['engine']} {number(best['p50_ms'])} ms ({best['speedup']:.1f}x)")
+    for shape in dict.fromkeys(map(shape_of, rows)):
+        best = min((row for row in rows if shape_of(row) == shape), key=lambda row: row["p50_ms"])
+        said.append(f"{shape} {best['engine']} {number(best['p50_ms'])} ms ({best['speedup']:.1f}x)")
     return f"Fastest at batch x length, and times as fast as {baseline}: {'; '.join(said)}."
+
+
+def _left_out(document: dict[str, Any], model: str) -> Iterator[str]:
+    """What was not timed and why, in a sentence."""
+    rows = [row for row in document.get("left_out", ()) if row["model"] == model]
+    if rows:
+        said = "; ".join(f"{row['engine']} at {shape_of(row)}: {row['left_out']}" for row in rows)
+        yield f"Not timed: {said}."
 
 
 def _color(row: Row, baseline: str) -> int:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from engine_tables import engines, left_out, made, shares, steadiness
 from engines_page import engines_page
 
 from albert_fast.engine import FORMATS
@@ -40,44 +41,6 @@ def conditions(document: dict[str, Any]) -> str:
     )
 
 
-def engines(document: dict[str, Any], model: str) -> list[str]:
-    """p50 in milliseconds and the speed-up, an engine a row, a shape a column."""
-    rows = [row for row in document["rows"] if row["model"] == model]
-    shapes = list(dict.fromkeys((row["batch"], row["length"]) for row in rows))
-    lines = [
-        "| p50 ms (x faster) | " + " | ".join(f"{b}x{s}" for b, s in shapes) + " | file MB |",
-        "|---|" + "---:|" * (len(shapes) + 1),
-    ]
-    for engine in dict.fromkeys(row["engine"] for row in rows):
-        mine = [row for row in rows if row["engine"] == engine]
-        cells = [_cell(row, document["baseline"]) for row in mine]
-        size = f"{mine[0]['file_bytes'] / 1e6:.1f}" if mine[0]["file_bytes"] else ""
-        lines.append(f"| {engine} | " + " | ".join(cells) + f" | {size} |")
-    return lines
-
-
-def _cell(row: dict[str, Any], baseline: str) -> str:
-    text = f"{row['p50_ms']:.1f}" if row["p50_ms"] >= 10 else f"{row['p50_ms']:.2f}"
-    return text if row["engine"] == baseline else f"{text} ({row['speedup']:.2f})"
-
-
-def shares(document: dict[str, Any], model: str) -> list[str]:
-    """Achieved share of the machine's own matrix-product rate in the same precision."""
-    rows = [row for row in document["rows"] if row["model"] == model]
-    shapes = list(dict.fromkeys((row["batch"], row["length"]) for row in rows))
-    limits = {row["precision"]: row["ceiling_gflop_per_s"] for row in rows}
-    named = ", ".join(f"{limit:.0f} in {precision}" for precision, limit in limits.items())
-    lines = [
-        f"| share of the GFLOP/s of a matrix product ({named}) | " + " | ".join(f"{b}x{s}" for b, s in shapes) + " |",
-        "|---|" + "---:|" * len(shapes),
-    ]
-    for engine in dict.fromkeys(row["engine"] for row in rows):
-        lines.append(
-            f"| {engine} | " + " | ".join(f"{r['share_of_ceiling']:.2f}" for r in rows if r["engine"] == engine) + " |"
-        )
-    return lines
-
-
 def readme() -> list[str]:
     """The README's table: ALBERT-base and its conditions."""
     document = read("engines.json")
@@ -91,12 +54,28 @@ def readme() -> list[str]:
 
 
 def performance() -> list[str]:
-    """Both models, and how near they come to the machine's limit."""
+    """Both models: how fast, how near the machine's limit, how steady, and what an engine takes to make and load."""
     document = read("engines.json")
     lines = [conditions(document) + ".", ""]
     for model in dict.fromkeys(row["model"] for row in document["rows"]):
-        lines += [f"**{model}**", "", *engines(document, model), "", *shares(document, model), ""]
+        lines += [f"**{model}**", ""]
+        for table in (engines, shares, steadiness, made, left_out):
+            lines += [*table(document, model), ""] if table(document, model) else []
     return lines[:-1]
+
+
+def callers() -> list[str]:
+    """Texts a second and the 99th percentile of the wait, by who calls."""
+    document = read("callers.json")
+    rows = document["rows"]
+    situations = list(dict.fromkeys((row["callers"], row["threads"]) for row in rows))
+    named = " | ".join(f"{callers} callers, {threads} threads each" for callers, threads in situations)
+    lines = [f"| texts/s (p99 ms) of {document['model']} | {named} |", "|---|" + "---:|" * len(situations)]
+    for key in dict.fromkeys((row["engine"], row["batch"], row["length"]) for row in rows):
+        mine = {(r["callers"], r["threads"]): r for r in rows if (r["engine"], r["batch"], r["length"]) == key}
+        cells = [f"{r['calls_per_s'] * r['batch']:.0f} ({r['p99_ms']:.1f})" for r in (mine[one] for one in situations)]
+        lines.append(f"| {key[0]}, {key[1]}x{key[2]} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def tokenizer() -> list[str]:
@@ -203,6 +182,7 @@ def int8() -> list[str]:
 TABLES: dict[str, Callable[[], list[str]]] = {
     "engines": readme,
     "performance": performance,
+    "callers": callers,
     "tokenizer": tokenizer,
     "runner": runner,
     "embedded": embedded,
