@@ -10,13 +10,16 @@ comma := ,
 RTX := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)tensorrt-rtx)
 RESULT = benchmarks/results/$$(date +%Y-%m-%d)-$$(git rev-parse --short HEAD).json
 
+GRID := quick
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint ops runner torch-tensorrt clean
+.PHONY: help demo test bench grid lint ops runner torch-tensorrt clean
 
 help:
 	@echo "make demo    the embedded model, from checkpoint to engine files to predictions"
 	@echo "make test    lint, then every test; options for pytest: make test PYTEST='-k tokenizer'"
 	@echo "make bench   every benchmark, into benchmarks/results/; options: make bench PYTEST='-k encoder'"
+	@echo "make grid    engines and peers at every shape, into benchmarks/results/, and the pages of it; GRID=full for more"
 	@echo "make lint    ruff and mypy"
 	@echo "make ops     the op library, into albert_fast/"
 	@echo "make runner  build/cpp/albert-fast-run, which answers token ids from an engine file without Python"
@@ -32,6 +35,12 @@ test: lint ops $(if $(RTX),torch-tensorrt)
 bench: ops $(VENV)/.dev
 	@mkdir -p benchmarks/results
 	@$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json=$(RESULT) $(PYTEST)
+
+# The peers are those of the package index; all of them are timed in turns in one run, on a machine that does nothing else.
+grid: ops $(VENV)/.peers
+	@$(BIN)/python benchmarks/test_engines.py --grid $(GRID) $(if $(COMPARE),--compare $(COMPARE)) \
+	  -o benchmarks/results/$(if $(filter quick,$(GRID)),engines,engines-$(GRID)).json
+	@$(BIN)/python benchmarks/report.py
 
 runner: $(VENV)/.run
 	@$(BIN)/cmake -S export/cpp -B build/cpp -G Ninja -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" \
@@ -73,6 +82,12 @@ $(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.run
 	@echo "installing what the tests need"
 	@$(PIP) -c constraints.txt --no-build-isolation --editable '.[dev,hub,bench,tensorflow,tflite,onnx$(RTX)]'
+	@touch $@
+
+# What the engines are timed beside.
+$(VENV)/.peers: $(VENV)/.dev
+	@echo "installing the peers of the benchmarks"
+	@$(PIP) -c constraints.txt --no-build-isolation --editable '.[dev,peers,tflite$(RTX)]'
 	@touch $@
 
 # Importing it would put its own TensorRT-RTX in the place of the one that .venv holds, so only subprocesses of the

@@ -1,4 +1,4 @@
-"""Rewrite the tables in the README and the docs, and engines.html, from the files in benchmarks/results/.
+"""Rewrite the tables in the README and the docs, and engines*.html, from the files in benchmarks/results/.
 
 python benchmarks/report.py            rewrite
 python benchmarks/report.py --check    exit with 1 where a table is not what the result files say
@@ -202,16 +202,17 @@ def rewritten(text: str) -> str:
     return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end of table -->", fill, text, flags=re.DOTALL)
 
 
-def page() -> str:
-    """benchmarks/results/engines.html."""
-    document = read("engines.json")
+def page(name: str) -> str:
+    """The charts of a result file of engines."""
+    document = read(name)
     return engines_page(document, conditions(document))
 
 
 def generated() -> dict[Path, str]:
     """Every file that follows from the results, with the text it should have."""
     wanted = {REPOSITORY / name: rewritten((REPOSITORY / name).read_text("utf-8")) for name in PAGES}
-    return {**wanted, RESULTS / "engines.html": page()}
+    charts = {path.with_suffix(".html"): page(path.name) for path in sorted(RESULTS.glob("engines*.json"))}
+    return wanted | charts
 
 
 def main() -> int:
