@@ -36,21 +36,21 @@ inline Floats gelu(Floats x) {
   return 0.5f * x * (1.0f + erf);
 }
 
-template <bool kRough>
-inline Floats activate(Activation activation, Floats x) {
+// Calls use(function of a vector) with the activation, so that it is chosen once and not for every vector.
+template <bool kRough, class Use>
+inline void with_activation(Activation activation, const Use& use) {
   switch (activation) {
     case Activation::gelu:
-      return gelu(x);
+      return use([](Floats x) { return gelu(x); });
     case Activation::gelu_tanh:
-      return gelu_tanh<kRough>(x);
+      return use([](Floats x) { return gelu_tanh<kRough>(x); });
     case Activation::relu:
-      return larger_of(x, Floats{});
+      return use([](Floats x) { return larger_of(x, Floats{}); });
     case Activation::silu:
-      return gated<kRough>(x, x * kLog2E);
+      return use([](Floats x) { return gated<kRough>(x, x * kLog2E); });
     case Activation::linear:
-      break;
+      return use([](Floats x) { return x; });
   }
-  return x;
 }
 
 // out := LayerNorm(in) over `size` numbers, in float32, the sums in two sweeps; writes it as the next product reads it,

@@ -162,9 +162,10 @@ class Thread {
   }
 
   void query_all(const Layer& layer, int64_t pass) const {
+    const Matrix<Heads> qkv{plan_.qkv.row(first_row_), plan_.qkv.stride};
     apply_mine<Kind>(
         layer.qkv, plan_.all.operand.from(first_row_), scale(pass, 0), last_row_ - first_row_,
-        [&](int64_t row, int64_t column, Floats value) { store(plan_.qkv.row(first_row_ + row) + column, value); });
+        [qkv](int64_t row, int64_t column, Floats value) { store(qkv.row(row) + column, value); });
   }
 
   // Queries of first tokens only, keys and values of all. A panel that holds both is computed in both.
@@ -267,18 +268,20 @@ class Thread {
   void finish(const Layer& layer, int64_t pass, const Rows<Kind>& rows, int64_t first, int64_t count) const {
     const int64_t group = thread_ / grid_.threads_in_group;
     const Matrix<Element> middle{plan_.middle.row(group * plan_.middle_rows), plan_.middle.stride};
-    const auto add_residual = [&](int64_t row, int64_t column, Floats value) {
-      store(rows.y.row(first + row) + column, value + load(rows.x.row(first + row) + column));
+    const Matrix<float> x{rows.x.row(first), rows.x.stride}, y{rows.y.row(first), rows.y.stride};
+    const auto add_residual = [x, y](int64_t row, int64_t column, Floats value) {
+      store(y.row(row) + column, value + load(x.row(row) + column));
     };
     apply_mine<Kind>(layer.dense, rows.context.from(first), scale(pass, 1), count, add_residual);
     wait_for_group();
     normalize_mine(layer.attention_norm, rows, first, count, scale(pass, 2));
     wait_for_group();
     const auto write = writer<Kind>(scale(pass, 3));
-    apply_mine<Kind>(
-        layer.ffn, rows.operand.from(first), scale(pass, 2), count, [&](int64_t row, int64_t column, Floats value) {
-          write(middle.row(row) + column, activate<Kind::rough>(problem_.activation, value));
-        });
+    with_activation<Kind::rough>(problem_.activation, [&](auto activate) {
+      apply_mine<Kind>(
+          layer.ffn, rows.operand.from(first), scale(pass, 2), count,
+          [=](int64_t row, int64_t column, Floats value) { write(middle.row(row) + column, activate(value)); });
+    });
     wait_for_group();
     apply_mine<Kind>(layer.ffn_output, middle.from(0), scale(pass, 3), count, add_residual);
     wait_for_group();

@@ -110,7 +110,7 @@ void tile(const char* a, int64_t a_stride, const char* panel, int64_t steps, boo
   // a row's address is one of four bases and one of four offsets: what sixteen address registers can hold
   const char* const fours[4] = {a, a + 4 * a_stride, a + 8 * a_stride, a + 12 * a_stride};
   const int64_t offsets[4] = {0, a_stride, 2 * a_stride, 3 * a_stride};
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int64_t step = 0; step < steps; ++step) {
     Ints b[2];
     memcpy(b, panel + step * kStepBytes, sizeof b);
@@ -189,17 +189,23 @@ inline void multiply(
   }
 }
 
-// Sums -> float32 with scale and bias, a vector at a time.
+// Sums of one vector of channels -> float32, with scale and bias.
 template <class Kind>
 struct Affine {
-  const Linear& linear;
-  float input_scale;
+  Floats scale;
+  Floats bias;
+  Ints shift;  // 128 times the sum of the weights
 
-  Floats operator()(typename Kind::Sums sum, int64_t column) const {
-    const Floats bias = load(linear.bias + column);
+  Affine(const Linear& linear, float input_scale, int64_t column) : scale{}, bias(load(linear.bias + column)), shift{} {
     if constexpr (Kind::type == Type::int8) {
-      const Floats value = __builtin_convertvector(sum - 128 * load(linear.sums + column), Floats);
-      return value * (load(linear.scale + column) * input_scale) + bias;
+      scale = load(linear.scale + column) * input_scale;
+      shift = 128 * load(linear.sums + column);
+    }
+  }
+
+  Floats operator()(typename Kind::Sums sum) const {
+    if constexpr (Kind::type == Type::int8) {
+      return __builtin_convertvector(sum - shift, Floats) * scale + bias;
     } else {
       return sum + bias;
     }
@@ -211,13 +217,13 @@ template <class Kind, class Store>
 inline void apply(
     const Linear& linear, Operand a, float input_scale, int64_t rows, int64_t first_panel, int64_t last_panel,
     const Store& store_vector) {
-  const Affine<Kind> affine{linear, input_scale};
   multiply<Kind>(
       a, linear.weight, linear.steps, rows, first_panel, last_panel,
       [&](int64_t row, int64_t column, int64_t count, const typename Kind::Sums* sums) {
         for (int64_t j = 0; j < kPanel / kLanes; ++j) {
+          const Affine<Kind> affine(linear, input_scale, column + j * kLanes);
           for (int64_t i = 0; i < count; ++i) {
-            store_vector(row + i, column + j * kLanes, affine(sums[i * (kPanel / kLanes) + j], column + j * kLanes));
+            store_vector(row + i, column + j * kLanes, affine(sums[i * (kPanel / kLanes) + j]));
           }
         }
       });
