@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from torch.utils._pytree import tree_unflatten, treespec_loads
 
 from albert_fast.batch import ShapeProfile
-from albert_fast.engine import cpu_attention, cpu_int8, cpu_prepack, machine, signature
+from albert_fast.engine import cpu_attention, cpu_int8, cpu_prepack, machine, resident, signature
 from albert_fast.engine.exported_program import moved
 from albert_fast.engine.formats import Run, Written
 from albert_fast.engine.manifest import Requirements
@@ -100,6 +100,7 @@ def read(path: Path, *, device: str, profiles: tuple[ShapeProfile, ...], notes: 
             f"which needs {path.stat().st_size / 1e6:.0f} MB of room and must allow programs to run: set TMPDIR to "
             "such a folder"
         ) from error
+    resident.page_out("/data/aotinductor/")  # the package's constants: PyTorch has copied what it computes with
     outputs = treespec_loads(package.get_call_spec()[1])
 
     def run(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Mapping[str, Tensor]:
