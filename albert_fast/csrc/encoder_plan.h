@@ -72,7 +72,7 @@ struct Carver {
   int64_t used;
 
   char* take(int64_t bytes) {
-    char* const place = base + used;
+    char* const place = base == nullptr ? nullptr : base + used;
     used += round_up(bytes, 64) + 64;  // a product may read a step behind the last row
     return place;
   }

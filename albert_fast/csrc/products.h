@@ -30,7 +30,7 @@ struct BFloat16s {
   static Sums dot(Sums sum, const char* a, Ints b) {
     int32_t pair;
     memcpy(&pair, a, sizeof pair);
-#ifdef __AVX512BF16__
+#ifdef ALBERT_FAST_BF16
     return reinterpret_cast<Sums>(_mm512_dpbf16_ps(
         reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(broadcast(pair)), reinterpret_cast<__m512bh>(b)));
 #else
@@ -52,7 +52,7 @@ struct UnsignedBytes {
   static Sums dot(Sums sum, const char* a, Ints b) {
     int32_t four;
     memcpy(&four, a, sizeof four);
-#if defined(__AVX512VNNI__)
+#if defined(ALBERT_FAST_VNNI)
     return reinterpret_cast<Sums>(_mm512_dpbusd_epi32(
         reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(broadcast(four)), reinterpret_cast<__m512i>(b)));
 #else
@@ -72,7 +72,7 @@ struct UnsignedBytes {
 #endif
   }
 
-#if defined(ALBERT_FAST_X86) && !defined(__AVX512VNNI__)
+#if defined(ALBERT_FAST_X86) && !defined(ALBERT_FAST_VNNI)
   static Ints add_pairs(Ints left, Ints right) {
 #if ALBERT_FAST_VECTOR_BYTES == 64
     return reinterpret_cast<Ints>(_mm512_madd_epi16(reinterpret_cast<__m512i>(left), reinterpret_cast<__m512i>(right)));
@@ -108,15 +108,19 @@ void tile(const char* a, int64_t a_stride, const char* panel, int64_t steps, boo
     }
   }
   // a row's address is one of four bases and one of four offsets: what sixteen address registers can hold
-  const char* const fours[4] = {a, a + 4 * a_stride, a + 8 * a_stride, a + 12 * a_stride};
+  const char* fours[4] = {a, a, a, a};
+  for (int four = 1; 4 * four < kRows; ++four) {
+    fours[four] = a + 4 * four * a_stride;
+  }
   const int64_t offsets[4] = {0, a_stride, 2 * a_stride, 3 * a_stride};
 #pragma GCC unroll 4
   for (int64_t step = 0; step < steps; ++step) {
     Ints b[2];
     memcpy(b, panel + step * kStepBytes, sizeof b);
     // the same step of what comes next in memory: this panel's next part, or the next panel
-    __builtin_prefetch(panel + (steps + step) * kStepBytes, 0, 2);
-    __builtin_prefetch(panel + (steps + step) * kStepBytes + 64, 0, 2);
+    const uintptr_t ahead = reinterpret_cast<uintptr_t>(panel) + (steps + step) * kStepBytes;  // maybe nobody's memory
+    __builtin_prefetch(reinterpret_cast<const void*>(ahead), 0, 2);
+    __builtin_prefetch(reinterpret_cast<const void*>(ahead + 64), 0, 2);
 #pragma GCC unroll 16
     for (int row = 0; row < kRows; ++row) {
       const char* const word = fours[row / 4] + offsets[row % 4] + 4 * step;

@@ -5,8 +5,21 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <utility>
+
 #ifdef ALBERT_FAST_X86
 #include <immintrin.h>
+#endif
+
+// Only the sets of 64 bytes use these instructions, whatever else a compiler is told that it may use (-march=native).
+#if ALBERT_FAST_VECTOR_BYTES == 64
+#define ALBERT_FAST_AVX512
+#ifdef __AVX512VNNI__
+#define ALBERT_FAST_VNNI
+#endif
+#ifdef __AVX512BF16__
+#define ALBERT_FAST_BF16
+#endif
 #endif
 
 namespace albert_fast::ALBERT_FAST_ISA {
@@ -51,7 +64,7 @@ inline Ints as_ints(Floats bits) {
 
 // The second where one is NaN. Compilers do not take the comparison for the one instruction that it is.
 inline Floats smaller_of(Floats left, Floats right) {
-#ifdef __AVX512F__
+#ifdef ALBERT_FAST_AVX512
   return reinterpret_cast<Floats>(
       _mm512_maskz_min_ps(0xFFFF, reinterpret_cast<__m512>(left), reinterpret_cast<__m512>(right)));
 #else
@@ -60,7 +73,7 @@ inline Floats smaller_of(Floats left, Floats right) {
 }
 
 inline Floats larger_of(Floats left, Floats right) {
-#ifdef __AVX512F__
+#ifdef ALBERT_FAST_AVX512
   return reinterpret_cast<Floats>(
       _mm512_maskz_max_ps(0xFFFF, reinterpret_cast<__m512>(left), reinterpret_cast<__m512>(right)));
 #else
@@ -68,23 +81,35 @@ inline Floats larger_of(Floats left, Floats right) {
 #endif
 }
 
+// The vector of what stands at these places in two, side by side.
+template <int... kPlaces>
+inline Ints pick(Ints left, Ints right) {
+#ifdef __clang__
+  return __builtin_shufflevector(left, right, kPlaces...);
+#else
+  return __builtin_shuffle(left, right, Ints{kPlaces...});
+#endif
+}
+
+template <int kHalf, int... kLane>
+inline void exchange(Ints& left, Ints& right, std::integer_sequence<int, kLane...>) {
+  constexpr int kRight = kLanes;
+  const Ints lower = pick<((kLane & kHalf) != 0 ? kRight + (kLane ^ kHalf) : kLane)...>(left, right);
+  right = pick<((kLane & kHalf) != 0 ? kRight + kLane : kLane ^ kHalf)...>(left, right);
+  left = lower;
+}
+
 // rows[i][j] := rows[j][i], of kLanes vectors: halves change places, then quarters, down to single lanes.
+template <int kHalf = kLanes / 2>
 inline void transpose(Ints* rows) {
-#pragma GCC unroll 4
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    Ints lower, upper;  // places in the two vectors side by side
-    for (int lane = 0; lane < kLanes; ++lane) {
-      lower[lane] = (lane & half) != 0 ? kLanes + (lane ^ half) : lane;
-      upper[lane] = (lane & half) != 0 ? kLanes + lane : lane ^ half;
-    }
+  if constexpr (kHalf > 0) {
 #pragma GCC unroll 16
     for (int row = 0; row < kLanes; ++row) {
-      if ((row & half) == 0) {
-        const Ints left = rows[row], right = rows[row | half];
-        rows[row] = __builtin_shuffle(left, right, lower);
-        rows[row | half] = __builtin_shuffle(left, right, upper);
+      if ((row & kHalf) == 0) {
+        exchange<kHalf>(rows[row], rows[row | kHalf], std::make_integer_sequence<int, kLanes>{});
       }
     }
+    transpose<kHalf / 2>(rows);
   }
 }
 
@@ -132,12 +157,13 @@ inline void store(float* place, Floats value) {
 
 // Rounded to the nearest, ties to even; a NaN stays one unless its low half is all that says so.
 inline void store(BFloat16* place, Floats value) {
-#ifdef __AVX512BF16__
+#ifdef ALBERT_FAST_BF16
   const __m256bh rounded = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(value));
   memcpy(place, &rounded, sizeof rounded);
 #else
-  const Ints bits = as_ints(value);
-  const Ints rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+  using Words = uint32_t __attribute__((vector_size(ALBERT_FAST_VECTOR_BYTES)));  // whose sums may wrap around
+  const Words bits = reinterpret_cast<Words>(value);
+  const Words rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
   const Halves halves = __builtin_convertvector(rounded, Halves);
   memcpy(place, &halves, sizeof halves);
 #endif
@@ -172,7 +198,7 @@ inline Floats power_of_2(Floats x) {
 // 1 / x for x >= 1; `kRough` keeps 14 bits where the hardware has a table for it.
 template <bool kRough>
 inline Floats reciprocal(Floats x) {
-#ifdef __AVX512F__
+#ifdef ALBERT_FAST_AVX512
   const Floats guess = reinterpret_cast<Floats>(_mm512_maskz_rcp14_ps(0xFFFF, reinterpret_cast<__m512>(x)));
   return kRough ? guess : guess * (2.0f - x * guess);
 #else
