@@ -16,10 +16,11 @@ from torch.export import ExportedProgram
 import albert_fast
 from albert_fast.batch import Batch, hull
 from albert_fast.engine import files, machine, signature
+from albert_fast.engine.comparing import compared
 from albert_fast.engine.formats import ENGINE_FILE, EmbeddingFormat, FileFormat, Format, Run, Written
 from albert_fast.engine.loader import make_engine
 from albert_fast.engine.manifest import SCHEMA_VERSION, Facts, Manifest, TensorSpec
-from albert_fast.engine.measure import Budget, MeasuredError, exceeded, measure
+from albert_fast.engine.measure import Budget, MeasuredError, exceeded
 from albert_fast.engine.table import file_format, find_format
 from albert_fast.errors import EngineError
 
@@ -94,7 +95,7 @@ def build(
         say("measure the error against eager")
         run, run_device, measured_on = _runner(implementation, temporary, device, facts, notes, written)
         outputs = signature.output_specs(program)
-        error, dtypes = _prove(run, run_device, facts, inputs, outputs, references, budget)
+        error, dtypes = _prove(run, run_device, facts, inputs, outputs, references, budget, row.skips_padding)
         beyond = exceeded(error, budget)
         if beyond:
             raise EngineError(
@@ -126,7 +127,7 @@ def build(
             stored_weight_bytes=stored_bytes,
             error=error,
             measured_on=measured_on,
-            requires=replace(requires, op_library=signature.calls_our_ops(program)),
+            requires=replace(requires, op_library=row.op_library or signature.calls_our_ops(program)),
             versions=machine.versions(),
             notes=notes,
         )
@@ -203,6 +204,7 @@ def _prove(
     outputs: tuple[TensorSpec, ...],
     references: Sequence[Reference],
     budget: Budget,
+    skips_padding: bool,
 ) -> tuple[MeasuredError, dict[str, str]]:
     """The error of what ``run`` answers, and the dtypes that it answers in."""
     engine = make_engine(
@@ -210,7 +212,7 @@ def _prove(
         inputs=inputs, device=device,
     )  # fmt: skip
     answers = [engine(batch) for batch, _ in references]
-    error = measure(answers, [reference for _, reference in references], tie=budget.mean_abs)
+    error = compared(answers, references, outputs, skips_padding=skips_padding, tie=budget.mean_abs)
     return error, {name: signature.dtype_name(tensor.dtype) for name, tensor in answers[0].items()}
 
 

@@ -87,6 +87,11 @@ def _sums_are_exact() -> bool:
     return bool((y == 64 * QMAX * QMAX).all())
 
 
+def is_quantized(program: ExportedProgram) -> bool:
+    """Whether any weight in the graph is dequantized before it is multiplied."""
+    return any(node.target is qd.dequantize_per_channel.default for node in program.graph.nodes)
+
+
 def lower(program: ExportedProgram) -> tuple[ExportedProgram, dict[str, int]]:
     """Rewrite the linear maps over int8 weights to oneDNN's packed form.
 

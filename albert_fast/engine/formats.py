@@ -54,6 +54,11 @@ class Format:
         describes: whether a file without its manifest still tells what it is; its module is a ``DescribingFormat``.
         gaps: which dtypes and devices it cannot serve.
         rest: the precision, by device, that suits what a quantized graph leaves unquantized.
+        attentions: the attention implementations it takes a graph with; empty where any will do.
+        keeps_sites: whether it takes a quantized graph with passes or tensors of the encoder left unquantized.
+        op_library: whether it needs ``libalbert_fast_ops.so``.
+        skips_padding: whether it computes no padding; per-token outputs then mean nothing there, and neither does
+            anything about a text without a token.
     """
 
     name: str
@@ -72,6 +77,10 @@ class Format:
     describes: bool = False
     gaps: tuple[Gap, ...] = ()
     rest: Mapping[str, str] = field(default_factory=lambda: {"cpu": "fp32", "cuda": "fp16"})
+    attentions: tuple[str, ...] = ()
+    keeps_sites: bool = True
+    op_library: bool = False
+    skips_padding: bool = False
 
     def gap(self, dtype: str, device: str) -> str | None:
         """Why this format has nothing for a graph of ``dtype`` on ``device``; None where it has."""
@@ -83,6 +92,11 @@ class Format:
 
     def missing(self) -> str | None:
         """What is not installed of what the format needs, and the command that installs it; None where all is there."""
+        if self.op_library:
+            from albert_fast import ops
+
+            if not ops.is_available():
+                return f"{self.name} needs the op library: {ops.BUILD_COMMAND}"
         absent = [name for name in self.imports if find_spec(name) is None]
         if not absent:
             return None

@@ -27,6 +27,7 @@ class Rewriting:
         self._module = copy.deepcopy(program.graph_module)
         self._signature = copy.deepcopy(program.graph_signature)
         self._constants = dict(program.constants)
+        self._state_dict = dict(program.state_dict)
         self.graph: Graph = self._module.graph
 
     def find(self, *targets: Callable[..., Any]) -> list[Node]:
@@ -69,6 +70,22 @@ class Rewriting:
         specs.insert(index, InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(node.name), name))
         return node
 
+    def tensor(self, placeholder: Node) -> Tensor:
+        """The weight of the program that a placeholder stands for."""
+        weight: Tensor = self._state_dict[self._signature.inputs_to_parameters[placeholder.name]]
+        return weight.detach()
+
+    def forget_unread(self) -> None:
+        """Take out of the program all that leads to no output: assertions, attention (which could have dropout, so that
+        ``finished`` keeps it), and weights that nothing reads any more.
+        """
+        self.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+        parameters = self._signature.inputs_to_parameters
+        for node in [node for node in self.graph.nodes if node.name in parameters and not node.users]:
+            del self._state_dict[parameters[node.name]]
+            self._signature.input_specs = [s for s in self._signature.input_specs if s.arg.name != node.name]
+            self.graph.erase_node(node)
+
     def replace(self, old: Node, new: Node) -> None:
         """Let every reader of ``old``, the program's outputs among them, read ``new``; ``old`` goes."""
         old.replace_all_uses_with(new)
@@ -84,7 +101,7 @@ class Rewriting:
             root=self._module,
             graph=self.graph,
             graph_signature=self._signature,
-            state_dict=self._program.state_dict,
+            state_dict=self._state_dict,
             range_constraints=self._program.range_constraints,
             module_call_graph=self._program.module_call_graph,
             example_inputs=self._program.example_inputs,

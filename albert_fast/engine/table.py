@@ -47,6 +47,23 @@ _ROWS = (
         ),
     ),
     Format(
+        "native",
+        "file",
+        ".pt2",
+        "albert_fast.engine.native",
+        ("cpu",),
+        "the encoder as one op of our library, which computes no padding; the rest compiled by Inductor for this CPU",
+        rest={"cpu": "bf16"},
+        gaps=(
+            Gap("float16", "*", "native has no float16 arithmetic: few CPUs multiply it; choose bf16, int8 or fp32"),
+            _no_fp8("native"),
+        ),
+        attentions=("sdpa",),
+        keeps_sites=False,
+        op_library=True,
+        skips_padding=True,
+    ),
+    Format(
         "onnx",
         "file",
         ".onnx",

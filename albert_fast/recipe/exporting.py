@@ -17,7 +17,8 @@ from albert_fast import engine as engines
 from albert_fast.batch import ShapeProfile, hull
 from albert_fast.capture import capture
 from albert_fast.config import AlbertConfig
-from albert_fast.engine import Facts, Manifest, files, machine, manifest_path, measure
+from albert_fast.engine import Facts, Manifest, files, machine, manifest_path
+from albert_fast.engine.comparing import compared
 from albert_fast.engine.formats import ENGINE_FILE
 from albert_fast.engine.measure import exceeded
 from albert_fast.errors import EngineError, MissingDependencyError
@@ -167,7 +168,9 @@ def _verify(path: Path, device: str, references: list[Any], precision: str) -> N
     engine = engines.load(path, device=device)
     budget = PRECISIONS[precision].budget
     found = [engine(batch) for batch, _ in references]
-    beyond = exceeded(measure(found, [answer for _, answer in references], tie=budget.mean_abs), budget)
+    skips_padding = engines.FORMATS[engine.format].skips_padding
+    error = compared(found, references, engine.outputs, skips_padding=skips_padding, tie=budget.mean_abs)
+    beyond = exceeded(error, budget)
     if beyond:
         raise EngineError(f"the loaded engine is beyond the error budget of {precision}: {'; '.join(beyond)}")
 

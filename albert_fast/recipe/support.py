@@ -26,8 +26,9 @@ def cells() -> Iterator[Cell]:
     for row in FORMATS.values():
         for precision in PRECISIONS.values():
             for device in ("cpu", "cuda"):
-                reason = refusal(row, precision, device)
-                yield from (Cell(row.name, precision.name, device, attention, reason) for attention in ATTENTION)
+                for attention in ATTENTION:
+                    reason = refusal(row, precision, device) or attention_refusal(row, attention)
+                    yield Cell(row.name, precision.name, device, attention, reason)
 
 
 def refusal(row: Format, precision: Precision, device: str) -> str | None:
@@ -35,3 +36,10 @@ def refusal(row: Format, precision: Precision, device: str) -> str | None:
     if row.kind == "in-process" and precision.name != "fp32":
         return "in process the live model runs in the dtype that it has; cast the model itself: model.to(dtype)"
     return row.gap(str(precision.dtype).removeprefix("torch."), device)
+
+
+def attention_refusal(row: Format, attention: str) -> str | None:
+    """Why a format does not take a graph with this attention implementation, or None."""
+    if not row.attentions or attention in row.attentions:
+        return None
+    return f"{row.name} takes a graph with attention {' or '.join(row.attentions)}; choose that, or another format"

@@ -18,7 +18,7 @@ from albert_fast.heads import HEADS
 from albert_fast.precision import PRECISIONS, Precision
 from albert_fast.recipe import quantizing
 from albert_fast.recipe.quantizing import Quantize
-from albert_fast.recipe.support import refusal
+from albert_fast.recipe.support import attention_refusal, refusal
 
 _CHOICES: Mapping[str, list[str]] = {
     "head": list(HEADS),
@@ -187,6 +187,8 @@ def _problems(values: Mapping[str, Any]) -> list[str]:
     found += _half_problems(values)
     found += quantizing.problems(values["quantize"])
     found += quantizing.fitting(_known(values["precision"]), values["quantize"], values["attention"])
+    if row is not None:
+        found += _graph_problems(row, values["quantize"], values["attention"])
     output = values["output"]
     if not isinstance(output, Path | None):
         found.append(f"output is {output!r}, expected the name of a file")
@@ -203,6 +205,20 @@ def _device_problems(row: Format, device: str, precision: Any) -> list[str]:
     known = _known(precision)
     reason = None if known is None else refusal(row, known, device)
     return [] if reason is None else [f"precision is {precision!r}, but {reason}"]
+
+
+def _graph_problems(row: Format, words: Any, attention: Any) -> list[str]:
+    """Why a format does not take the graph that these words make."""
+    if not isinstance(attention, str) or not isinstance(words, Quantize | None):
+        return []
+    reason = attention_refusal(row, quantizing.attention_of(words, attention))
+    found = [] if reason is None else [f"attention is {attention!r}, but {reason}"]
+    if words is not None and not row.keeps_sites and (words.keep or words.max_drop is not None):
+        found.append(
+            f"quantize.keep and quantize.max_drop leave parts of the encoder unquantized, and {row.name} takes it in "
+            "int8 as a whole; leave them out, or choose the format aotinductor"
+        )
+    return found
 
 
 def _known(precision: Any) -> Precision | None:
