@@ -66,6 +66,7 @@ def interleaved(
     rounds: int,
     seconds: float,
     least: int = LEAST_ROUNDS,
+    warm_up: int = WARM_UP_ROUNDS,
     settle_s: float = 0.0,
     burst_s: float = 0.0,
     tell: Callable[[int], None] | None = None,
@@ -74,9 +75,10 @@ def interleaved(
 
     Args:
         calls: by name; each must have finished its work when it returns.
-        rounds: at most so many, after ``WARM_UP_ROUNDS`` that do not count.
-        seconds: no new round begins after so long; one to warm up and ``least`` are made in any case.
+        rounds: at most so many.
+        seconds: no new round begins after so long, but ``least`` are made in any case.
         least: see there.
+        warm_up: rounds before them that do not count; no second one begins after ``seconds``.
         settle_s: before each call so many seconds of rest and one call that does not count, unless a call takes
             ``SLOW_MS``. Runtimes' threads go on spinning for a while when they are done: without rest they take the
             cores from whatever is timed next.
@@ -85,7 +87,7 @@ def interleaved(
         tell: called with the number of each round.
     """
     began = time.perf_counter()
-    for number in range(WARM_UP_ROUNDS):
+    for number in range(warm_up):
         if number and time.perf_counter() - began > seconds:
             break
         for call in calls.values():
