@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engines import BASELINE, Made, Subject, baseline, built, everything, peers, precision_of
+from engines import BASELINE, MEASURED_PRECISIONS, Made, Subject, baseline, built, everything, peers, precision_of
 from peers import PEERS
 from torch import Tensor
 
@@ -98,7 +98,7 @@ def measure(
         shapes: instead of the grid's.
     """
     model = subject.model()
-    ceiling = matrix_products(model.config, device, seconds=CEILING_S)
+    ceiling = matrix_products(model.config, device, seconds=CEILING_S, precisions=MEASURED_PRECISIONS[device])
     print(f"{subject.name}: matrix products at {ceiling} GFLOP/s; building the engines", flush=True)
     with tempfile.TemporaryDirectory(prefix="engines-") as folder:
         made = made_of(subject, model, Path(folder), device, wanted)
