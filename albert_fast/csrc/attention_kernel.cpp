@@ -3,7 +3,8 @@
 #include "attention.h"
 
 #include <math.h>
-#include <string.h>
+
+#include "vectors.h"
 
 namespace albert_fast::ALBERT_FAST_ISA {
 
@@ -11,54 +12,11 @@ extern const AttentionKernels kernels;
 
 namespace {
 
-using Floats = float __attribute__((vector_size(ALBERT_FAST_VECTOR_BYTES)));
-using Ints = int32_t __attribute__((vector_size(ALBERT_FAST_VECTOR_BYTES)));
-constexpr int64_t kLanes = ALBERT_FAST_VECTOR_BYTES / sizeof(float);
-
 // The register tile: 4 rows by 2 vectors, 8 independent sums, enough to hide the latency of multiply-add.
 constexpr int64_t kTileRows = 4;
 constexpr int64_t kTileVectors = 2;
 constexpr int64_t kTileColumns = kTileVectors * kLanes;
 static_assert(kQueriesPerBlock % kTileRows == 0 && kKeysPerBlock % kTileColumns == 0 && 32 % kTileColumns == 0);
-
-using BFloat16 = uint16_t;
-
-inline float to_float(float value) {
-  return value;
-}
-
-inline float to_float(BFloat16 value) {
-  const uint32_t bits = static_cast<uint32_t>(value) << 16;
-  float result;
-  memcpy(&result, &bits, sizeof result);
-  return result;
-}
-
-inline void store(float* place, float value) {
-  *place = value;
-}
-
-inline void store(BFloat16* place, float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  const uint32_t to_nearest_even = 0x7FFF + ((bits >> 16) & 1);
-  *place = value != value ? BFloat16{0x7FC0} : static_cast<BFloat16>((bits + to_nearest_even) >> 16);
-}
-
-inline Floats load(const float* place) {
-  Floats value;
-  memcpy(&value, place, sizeof value);
-  return value;
-}
-
-inline void store(float* place, const Floats& value) {
-  memcpy(place, &value, sizeof value);
-}
-
-// Minus zero is exact for every value, so it compiles to a broadcast; plus zero would turn -0 into 0, and costs an add.
-inline Floats broadcast(float value) {
-  return value - Floats{};
-}
 
 inline int64_t round_up(int64_t count, int64_t step) {
   return (count + step - 1) / step * step;
@@ -73,10 +31,9 @@ inline int64_t smaller(int64_t left, int64_t right) {
 // |r| <= ln(2) / 2 by the Taylor polynomial, whose first dropped term is r^8 / 8! < 6e-9.
 inline Floats exp_of_negative(Floats x) {
   constexpr float kLowest = -87.0f;
-  constexpr float kRounder = 12582912.0f;
   constexpr float kLn2High = 0.693359375f;
   constexpr float kLn2Low = -2.12194440e-4f;
-  x = x < kLowest ? broadcast(kLowest) : x;
+  x = larger_of(broadcast(kLowest), x);
   const Floats shifted = x * 1.44269504f + kRounder;
   const Floats n = shifted - kRounder;
   const Floats r = (x - n * kLn2High) - n * kLn2Low;
@@ -88,8 +45,7 @@ inline Floats exp_of_negative(Floats x) {
   series = series * r + 0.5f;
   series = series * r + 1.0f;
   series = series * r + 1.0f;
-  const Ints exponent = (reinterpret_cast<Ints>(shifted) + 127) << 23;
-  return series * reinterpret_cast<Floats>(exponent);
+  return series * as_floats((as_ints(shifted) + 127) << 23);
 }
 
 // c[rows, columns] (+)= a[rows, depth] * b[depth, columns]: rows and columns are whole tiles; strides are in floats.
@@ -126,14 +82,9 @@ void multiply(
 inline float largest(const float* row, int64_t columns) {
   Floats best = load(row);
   for (int64_t column = kLanes; column < columns; column += kLanes) {
-    const Floats value = load(row + column);
-    best = value > best ? value : best;
+    best = larger_of(load(row + column), best);
   }
-  float result = best[0];
-  for (int64_t lane = 1; lane < kLanes; ++lane) {
-    result = best[lane] > result ? best[lane] : result;
-  }
-  return result;
+  return largest_of(best);
 }
 
 // row := exp(row - maximum); returns the sum.
@@ -144,11 +95,7 @@ inline float exponentiate(float* row, int64_t columns, float maximum) {
     store(row + column, value);
     sums += value;
   }
-  float result = 0;
-  for (int64_t lane = 0; lane < kLanes; ++lane) {
-    result += sums[lane];
-  }
-  return result;
+  return sum_of(sums);
 }
 
 inline void multiply_row(float* row, int64_t columns, float factor) {
