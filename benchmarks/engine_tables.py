@@ -65,6 +65,22 @@ def left_out(document: dict[str, Any], model: str) -> list[str]:
     return lines + [f"| {r['engine']} | {shape_of(r)} | {r['left_out']} |" for r in rows] if rows else []
 
 
+def callers(document: dict[str, Any]) -> list[str]:
+    """Of callers.json: texts a second and the 99th percentile, an engine and shape a row, who calls a column."""
+    rows = document["rows"]
+    situations = list(dict.fromkeys((row["callers"], row["threads"]) for row in rows))
+    named = " | ".join(f"{callers} x {threads}" for callers, threads in situations)
+    lines = [f"| texts/s (p99 ms), callers x threads of each | {named} |", "|---|" + "---:|" * len(situations)]
+    for engine, shape in dict.fromkeys((row["engine"], shape_of(row)) for row in rows):
+        mine = [row for row in rows if (row["engine"], shape_of(row)) == (engine, shape)]
+        cells = {
+            (row["callers"], row["threads"]): f"{row['calls_per_s'] * row['batch']:.0f} ({row['p99_ms']:.1f})"
+            for row in mine
+        }
+        lines.append(f"| {engine}, {shape} | " + " | ".join(cells.get(one, ABSENT) for one in situations) + " |")
+    return lines
+
+
 def _rows(document: dict[str, Any], model: str) -> list[Row]:
     return [row for row in document["rows"] if row["model"] == model]
 

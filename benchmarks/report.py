@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import engine_tables
 from engine_tables import engines, left_out, made, shares, steadiness
 from engines_page import engines_page
 
@@ -66,16 +67,7 @@ def performance() -> list[str]:
 
 def callers() -> list[str]:
     """Texts a second and the 99th percentile of the wait, by who calls."""
-    document = read("callers.json")
-    rows = document["rows"]
-    situations = list(dict.fromkeys((row["callers"], row["threads"]) for row in rows))
-    named = " | ".join(f"{callers} callers, {threads} threads each" for callers, threads in situations)
-    lines = [f"| texts/s (p99 ms) of {document['model']} | {named} |", "|---|" + "---:|" * len(situations)]
-    for key in dict.fromkeys((row["engine"], row["batch"], row["length"]) for row in rows):
-        mine = {(r["callers"], r["threads"]): r for r in rows if (r["engine"], r["batch"], r["length"]) == key}
-        cells = [f"{r['calls_per_s'] * r['batch']:.0f} ({r['p99_ms']:.1f})" for r in (mine[one] for one in situations)]
-        lines.append(f"| {key[0]}, {key[1]}x{key[2]} | " + " | ".join(cells) + " |")
-    return lines
+    return engine_tables.callers(read("callers.json"))
 
 
 def tokenizer() -> list[str]:

@@ -16,6 +16,7 @@ from albert_fast.cli.workload import Shape
 
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+import callers  # noqa: E402
 import engine_tables  # noqa: E402
 import grid  # noqa: E402
 from engines import BASELINE, SUBJECTS  # noqa: E402
@@ -129,3 +130,23 @@ def test_the_full_grid_has_every_length_and_batch_of_the_base_model_and_both_gri
     for one in (full, grid.GRIDS["quick"].shapes(base)):
         assert {Shape(8, 128, True), Shape(32, 128, True)} <= set(one)
     assert grid.GRIDS["full"].shapes(SUBJECTS["albert-fast/wordnet"]) == SUBJECTS["albert-fast/wordnet"].shapes
+
+
+def test_of_several_turns_the_one_of_middle_throughput_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = iter([10.0] * 5 + [30.0] * 5 + [20.0] * 5)
+
+    def bench(files: list[str], shapes: str, seconds: float, calling: int, threads: int) -> list[dict[str, Any]]:
+        speed = next(speeds)
+        return [
+            row(file, "fp32", "1x16", 1e3 / speed, calls=3, calls_per_s=speed + index)
+            for index, file in enumerate(files)
+        ]
+
+    monkeypatch.setattr(callers, "SITUATIONS", ((1, 2), (1, 1), (2, 1), (8, 1), (8, 2)))
+    monkeypatch.setattr(callers, "_bench", bench)
+    rows = callers.measure({"b": Path("b.pt2"), "a": Path("a.pt2")}, "1x16", 1.0, 3)
+    assert [(one["engine"], one["calls_per_s"]) for one in rows] == [("b", 20.0)] * 5 + [("a", 21.0)] * 5
+    assert engine_tables.callers({"rows": rows})[0::2] == [
+        "| texts/s (p99 ms), callers x threads of each | 1 x 2 | 1 x 1 | 2 x 1 | 8 x 1 | 8 x 2 |",
+        "| b, 1x16 |" + " 20 (60.0) |" * 5,
+    ]
