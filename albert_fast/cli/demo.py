@@ -50,7 +50,7 @@ TEXTS: Mapping[str, Sequence[str]] = {
 CALIBRATION = Path(albert_fast.__file__).parent / "embedded" / "wordnet" / "calibration.txt"
 CALIBRATED_ON = 256
 """Texts; as many others are verified on."""
-INT8_IN = ("aotinductor", "onnx", "tflite", "tensorrt-rtx", "tensorrt", "torch-tensorrt")
+INT8_IN = ("aotinductor", "native", "onnx", "tflite", "tensorrt-rtx", "tensorrt", "torch-tensorrt")
 """Formats that are shown in int8 as well: those that multiply it."""
 ONLY_IN = {"masked-lm": "exported_program"}
 """Heads that are exported in one format; the other is in all."""

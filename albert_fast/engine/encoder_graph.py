@@ -163,9 +163,8 @@ class _Walk(Parts):
     def other_summand(self, summed: Node, residual: Node) -> Node:
         """The linear map that ``residual`` is added to."""
         parts = [self.uncast(argument(summed, index)) for index in (0, 1)]
-        self.expect(
-            residual in parts, summed, f"of {parts[0].name} and {parts[1].name}", f"one of them {residual.name}"
-        )
+        found = f"the sum of {parts[0].name} and {parts[1].name}"
+        self.expect(residual in parts, summed, found, f"one of them to be {residual.name}")
         return self.is_a(parts[1 - parts.index(residual)], "a linear map", aten.linear.default)
 
     def close(self, last: Node) -> None:

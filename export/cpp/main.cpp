@@ -132,6 +132,7 @@ std::string answer(const std::string& name, const Output& output, size_t row, si
 std::unique_ptr<Engine> open(const std::string& file, const Manifest& manifest, const std::string& ops) {
   const std::map<std::string, Open*> formats = {
       {"aotinductor", open_aotinductor},
+      {"native", open_aotinductor},  // a package too; its manifest asks for the op library
 #ifdef ALBERT_FAST_TENSORRT
       {"tensorrt", open_tensorrt},
       {"tensorrt-rtx", open_tensorrt},
