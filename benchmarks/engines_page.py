@@ -15,6 +15,8 @@ from albert_fast.report.page import Section, page
 from albert_fast.report.tables import Cell, card, table
 
 Row = dict[str, Any]
+MOST_COLUMNS = 8
+"""Of a heat map beside engines' names."""
 MILLISECONDS = Axis("p50 latency", "ms", from_zero=True)
 ONCE = {
     "file_bytes": ("File size", "MB", 1e-6),
@@ -120,25 +122,34 @@ def _shares(rows: list[Row], shapes: list[Shape]) -> Iterator[Markup]:
     shown = [row for row in rows if row["precision"] in ceilings]
     if not shown:
         return
-    grid = _grid(shown, shapes, "share of the machine's matrix products", lambda row: row["share_of_ceiling"])
     limits = ", ".join(f"{name} {limit:.0f} GFLOP/s" for name, limit in ceilings.items())
-    yield heat_map("Share of the machine's limit", grid, note=f"1 is the best matrix product in this run: {limits}.")
+    note = f"1 is the best matrix product in this run: {limits}."
+    label = "share of the machine's matrix products"
+    yield from _maps("Share of the machine's limit", shown, shapes, label, lambda row: row["share_of_ceiling"], note)
 
 
 def _steadiness(rows: list[Row], shapes: list[Shape]) -> Iterator[Markup]:
     """How much longer the slowest calls take than the middle one."""
     shown = [row for row in rows if "p99_ms" in row]
     if shown:
-        grid = _grid(shown, shapes, "99th percentile by median", lambda row: row["p99_ms"] / row["p50_ms"])
-        yield heat_map("Steadiness", grid, note="1 is a call that always takes the same time.")
+        note, label = "1 is a call that always takes the same time.", "99th percentile by median"
+        yield from _maps("Steadiness", shown, shapes, label, lambda row: row["p99_ms"] / row["p50_ms"], note)
 
 
-def _grid(rows: list[Row], shapes: list[Shape], label: str, value: Callable[[Row], float]) -> Grid:
-    """An engine a row, a shape a column; empty where an engine was not timed at a shape."""
+def _maps(
+    title: str, rows: list[Row], shapes: list[Shape], label: str, value: Callable[[Row], float], note: str
+) -> Iterator[Markup]:
+    """An engine a row, a shape a column, empty where it was not timed; where shapes are many, a map a batch size."""
     values = {(row["engine"], shape_of(row)): value(row) for row in rows}
     engines = tuple(dict.fromkeys(row["engine"] for row in rows))
-    cells = tuple(tuple(values.get((engine, shape)) for shape in shapes) for engine in engines)
-    return Grid("engine", engines, tuple(map(str, shapes)), cells, Axis(label))
+    groups: dict[str, list[Shape]] = {}
+    for shape in shapes:
+        kind = "mixed lengths" if shape.mixed else f"batch {shape.batch}"
+        groups.setdefault(f"{title}, {kind}" if len(shapes) > MOST_COLUMNS else title, []).append(shape)
+    for name, columns in groups.items():
+        cells = tuple(tuple(values.get((engine, shape)) for shape in columns) for engine in engines)
+        heads = tuple(str(shape).replace("x", " x ", 1) for shape in columns)  # may be broken at spaces
+        yield heat_map(name, Grid("engine", engines, heads, cells, Axis(label)), note=note)
 
 
 def _once(rows: list[Row], key: str) -> Iterator[Markup]:

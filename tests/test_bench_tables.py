@@ -150,3 +150,13 @@ def test_of_several_turns_the_one_of_middle_throughput_is_kept(monkeypatch: pyte
         "| texts/s (p99 ms), callers x threads of each | 1 x 2 | 1 x 1 | 2 x 1 | 8 x 1 | 8 x 2 |",
         "| b, 1x16 |" + " 20 (60.0) |" * 5,
     ]
+
+
+def test_many_shapes_are_shown_in_a_map_for_each_batch_size() -> None:
+    many = document()
+    shapes = [f"{batch}x{length}" for batch in (1, 8) for length in (16, 32, 64, 128)] + ["8x128 mixed"]
+    many["rows"] = [row(engine, "fp32", shape, 9.0) for shape in shapes for engine in (BASELINE, "onnx")]
+    html = engines_page(many, "conditions")
+    for kind in ("batch 1", "batch 8", "mixed lengths"):
+        assert html.count(f"<figcaption>Steadiness, {kind}</figcaption>") == 1
+    assert "<figcaption>Steadiness</figcaption>" not in html
