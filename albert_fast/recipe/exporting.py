@@ -138,7 +138,7 @@ def export_source(source: Source, recipe: Recipe, output: Path, tell: Progress) 
         )  # fmt: skip
         if manifest.measured_on == ENGINE_FILE:
             tell("verifying the file as it will be loaded")
-            _verify(temporary, device, references, recipe.precision)
+            _verify(temporary, device, references, manifest)
         kept = tokenizer_folder(output) if source.tokenizer is not None else None
         notes = {**manifest.notes, "tokenizer": kept and kept.name}
         if kept_float32:
@@ -163,16 +163,16 @@ def export_source(source: Source, recipe: Recipe, output: Path, tell: Progress) 
     return manifest
 
 
-def _verify(path: Path, device: str, references: list[Any], precision: str) -> None:
+def _verify(path: Path, device: str, references: list[Any], manifest: Manifest) -> None:
     """Load the file as a user will, and measure it once more."""
     engine = engines.load(path, device=device)
-    budget = PRECISIONS[precision].budget
+    budget = PRECISIONS[manifest.precision].budget
     found = [engine(batch) for batch, _ in references]
-    skips_padding = engines.FORMATS[engine.format].skips_padding
-    error = compared(found, references, engine.outputs, skips_padding=skips_padding, tie=budget.mean_abs)
+    skips_padding = engines.FORMATS[manifest.format].skips_padding
+    error = compared(found, references, manifest.outputs, skips_padding=skips_padding, tie=budget.mean_abs)
     beyond = exceeded(error, budget)
     if beyond:
-        raise EngineError(f"the loaded engine is beyond the error budget of {precision}: {'; '.join(beyond)}")
+        raise EngineError(f"the loaded engine is beyond the error budget of {manifest.precision}: {'; '.join(beyond)}")
 
 
 def _on(model: AlbertPreTrainedModel, device: str) -> AlbertPreTrainedModel:
