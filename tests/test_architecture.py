@@ -49,7 +49,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tokenizer": FACTS,
     "pipelines": FACTS | {"engine", "heads", "tokenizer"},
     "report": FACTS | {"precision"},  # pages for people, of plain numbers
-    "recipe": FACTS | {"attention", "capture", "checkpoint", "engine", "heads", "pipelines", "precision", "report"},
+    "recipe": FACTS
+    | {"attention", "capture", "checkpoint", "encoder_op", "engine", "heads", "ops", "pipelines", "precision"}
+    | {"report"},
 }
 # The roof may import every room. On use, inside a function or for a type, a room may also import these:
 MAY_IMPORT_ON_USE: dict[str, set[str]] = {

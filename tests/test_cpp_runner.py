@@ -195,10 +195,8 @@ def test_an_engine_with_our_ops_needs_their_library(runner: Runner, tmp_path: Pa
 @pytest.mark.parametrize("name", ["prediction_logits", "sop_logits"])
 def test_an_engine_of_the_format_native_gives_the_numbers_of_the_python_engine(runner: Runner, name: str) -> None:
     texts, path = [SINGLE, LONGER, PAIR, "5"], engine_file("native")
-    assert "the op library does not load" in refused(runner(path, texts))
-    expected = [engine_of("native")(batch_from(text))[name][0] for text in texts]
     done = runner(path, texts, "--batch", "4", "--output", name, "--ops", str(ops.library_path()))
-    assert_close(numbers(done, name), expected)
+    assert_close(numbers(done, name), [engine_of("native")(batch_from(text))[name][0] for text in texts])
 
 
 @pytest.mark.parametrize(

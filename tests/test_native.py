@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from quantized_samples import ALL_PARTS, BUDGET, answers_of, assert_same_numbers
 from torch.export import ExportedProgram
 
 from albert_fast import ops
-from albert_fast.batch import Batch
+from albert_fast.batch import Batch, ShapeProfile
+from albert_fast.capture import capture
+from albert_fast.encoder_op import encoder_kernel
 from albert_fast.engine import FORMATS, build, load, machine, native, read_manifest, signature
 from albert_fast.engine.comparing import at_text
 from albert_fast.engine.encoder_weights import fuse
@@ -100,7 +103,7 @@ def test_the_new_program_holds_each_weight_once_and_the_old_one_is_as_it_was(pro
 def test_the_manifest_says_what_was_fused_and_asks_for_the_op_library() -> None:
     manifest = read_manifest(engine_file("native"))
     assert manifest.notes["encoder"] == {"passes": 6, "dtype": "float32", "first_token_only": False}
-    assert manifest.notes["kernel"] == ops.cpu_kernel()
+    assert manifest.notes["kernel"] == encoder_kernel()
     assert manifest.requires.op_library and manifest.requires.cpu_flags == machine.cpu_flags()
 
 
@@ -204,3 +207,26 @@ def test_what_stands_at_padding_is_left_out_of_a_comparison_and_nothing_else() -
         spoiled[name][place] += 1.0
         assert differ(*at_text(spoiled, right, mask, outputs)) == pytest.approx(1.0)
     assert torch.equal(mine["starts"].argmax(-1), theirs["starts"].argmax(-1))
+
+
+def test_other_python_threads_run_while_an_engine_computes(tmp_path: Path) -> None:
+    """Torch's own binding holds the interpreter's lock for the whole call, and lets others in only between calls."""
+    profile, calls = ShapeProfile(1, 8, 128, 1, 8, 48), 10
+    model = small_model()
+    build(
+        capture(model, profile), tmp_path / "wide.pt2", format="native", facts=facts(model, profile),
+        references=references(model), budget=PRECISIONS["fp32"].budget,
+    )  # fmt: skip
+    engine, batch, done, ticks = load(tmp_path / "wide.pt2"), batch_of(128, 48), threading.Event(), 0
+
+    def call() -> None:
+        for _ in range(calls):
+            engine(batch)
+        done.set()
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    while not done.wait(1e-4):
+        ticks += 1
+    caller.join()
+    assert ticks > 5 * calls

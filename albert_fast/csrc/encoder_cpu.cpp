@@ -184,10 +184,18 @@ at::Tensor encoder_cpu(
   return result;
 }
 
+std::string encoder_kernel() {
+  return chosen_kernels().name;
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(albert_fast, CPU, m) {
   m.impl("encoder", &encoder_cpu);
+}
+
+TORCH_LIBRARY_IMPL(albert_fast, CatchAll, m) {
+  m.impl("encoder_kernel", &encoder_kernel);
 }
 
 }  // namespace albert_fast

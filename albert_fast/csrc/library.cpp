@@ -33,9 +33,11 @@ TORCH_LIBRARY(albert_fast, m) {
       "bool first_token_only) -> Tensor",
       {at::Tag::pt2_compliant_tag});
 
-  // What this library is: the torch it was compiled against, and the instruction set of its CPU kernels in use.
+  // What this library is: the torch it was compiled against, and the instruction sets of its CPU kernels in use;
+  // the encoder tells more of them apart than packed_attention does.
   m.def("built_with_torch() -> str", [] { return std::string(TORCH_VERSION); });
   m.def("cpu_kernel() -> str");
+  m.def("encoder_kernel() -> str");
 }
 
 // These ops serve inference. Without this a backward pass through one would quietly yield no gradient.

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_unflatten, treespec_loads
 
+from albert_fast import ops
 from albert_fast.batch import ShapeProfile
 from albert_fast.engine import cpu_attention, cpu_int8, cpu_prepack, machine, resident, signature
 from albert_fast.engine.exported_program import moved
@@ -82,17 +83,34 @@ def write(
 def read(path: Path, *, device: str, profiles: tuple[ShapeProfile, ...], notes: Mapping[str, Any]) -> Run:
     """Load the package: its machine code becomes part of this process. The caller has compared its hash.
 
-    This is what ``torch._inductor.aoti_load_package`` does, without the compiler: importing that takes longer than all
-    of the rest together and 80 MB. How the outputs are nested is read once here, there at every call.
+    Its kernels use all of torch's threads, so callers at the same time are answered one after the other.
 
     Raises:
         EngineError: it multiplies int8, and oneDNN here would do that wrong; or PyTorch cannot unpack and load it.
     """
     if "int8" in notes:
         cpu_int8.require()
+    return load_package(path, device=device, callers=1)
+
+
+def load_package(path: Path, *, device: str, callers: int) -> Run:
+    """A package as a function that so many callers may run at the same time.
+
+    This is what ``torch._inductor.aoti_load_package`` does, without the compiler: importing that takes longer than all
+    of the rest together and 80 MB. How the outputs are nested is read once here, there at every call. On the CPU the
+    op library's own binding is taken where it is built: with torch's, no other Python thread runs during a call.
+
+    Raises:
+        EngineError: PyTorch cannot unpack and load it.
+    """
     index = torch.device(device).index
     try:
-        package = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1 if index is None else index)
+        if device == "cpu" and ops.is_available():
+            package = torch.classes.albert_fast.Package(str(path), callers)
+            call, specification = package.run, package.call_spec()
+        else:
+            loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1 if index is None else index)
+            call, specification = loader.boxed_run, loader.get_call_spec()
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise EngineError(
@@ -101,11 +119,10 @@ def read(path: Path, *, device: str, profiles: tuple[ShapeProfile, ...], notes: 
             "such a folder"
         ) from error
     resident.page_out("/data/aotinductor/")  # the package's constants: PyTorch has copied what it computes with
-    outputs = treespec_loads(package.get_call_spec()[1])
+    outputs = treespec_loads(specification[1])
 
     def run(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Mapping[str, Tensor]:
-        flat = package.boxed_run([input_ids, attention_mask, token_type_ids])
-        return cast(Mapping[str, Tensor], tree_unflatten(flat, outputs))
+        return cast(Mapping[str, Tensor], tree_unflatten(call([input_ids, attention_mask, token_type_ids]), outputs))
 
     return run
 

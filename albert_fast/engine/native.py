@@ -7,6 +7,7 @@ costs nothing; what per-token outputs hold there is what the head makes of zeros
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,15 @@ from torch.export import ExportedProgram
 
 from albert_fast import ops
 from albert_fast.batch import ShapeProfile
-from albert_fast.engine import aotinductor, machine
+from albert_fast.encoder_op import encoder_kernel
+from albert_fast.engine import aotinductor, cpu_int8, machine
 from albert_fast.engine.exported_program import moved
 from albert_fast.engine.formats import Run, Written
 from albert_fast.engine.manifest import Requirements
 from albert_fast.errors import EngineError
+
+MOST_CALLERS = 8
+"""At most so many calls compute at the same time, and no more than there are processors. Each costs some memory."""
 
 
 def write(
@@ -43,7 +48,7 @@ def write(
         EngineError: there is no C++ compiler, or the op does not compute this graph's encoder; see
             ``encoder_graph.recognise``.
     """
-    from albert_fast.engine import cpu_int8, encoder_weights  # their imports take half a second that read does without
+    from albert_fast.engine import encoder_weights  # its imports take half a second that read does without
 
     ops.require_ops()
     if machine.compiler() is None:
@@ -57,7 +62,7 @@ def write(
             "dtype": encoder.weight_dtype,
             "first_token_only": encoder.settings.first_token_only,
         },
-        "kernel": ops.cpu_kernel(),
+        "kernel": encoder_kernel(),
         "threads": torch.get_num_threads(),
     }
     quantized = cpu_int8.is_quantized(program)
@@ -70,12 +75,16 @@ def write(
 def read(path: Path, *, device: str, profiles: tuple[ShapeProfile, ...], notes: Mapping[str, Any]) -> Run:
     """Load the op library and the package. The caller has compared its hash.
 
+    Callers at the same time share out the threads: see ``MOST_CALLERS``, and ``Threads`` in ``csrc/encoder_cpu.cpp``.
+
     Raises:
         MissingDependencyError: the op library is not built.
-        EngineError: see ``aotinductor.read``.
+        EngineError: PyTorch cannot unpack and load it, or its heads are int8 and oneDNN here would do that wrong.
     """
     ops.require_ops()
-    return aotinductor.read(path, device=device, profiles=profiles, notes=notes)
+    if "int8" in notes:
+        cpu_int8.require()
+    return aotinductor.load_package(path, device=device, callers=min(MOST_CALLERS, os.cpu_count() or 1))
 
 
 def stored_weight_bytes(path: Path, notes: Mapping[str, Any]) -> int:

@@ -31,8 +31,9 @@ from albert_fast.engine.table import file_format
 from albert_fast.errors import EngineError
 from albert_fast.heads import HEADS, head_of
 from albert_fast.recipe import quantizing
+from albert_fast.recipe.automatic import format_of
 from albert_fast.recipe.exporting import Progress, Source, check_device, export_source, source_of, with_attention
-from albert_fast.recipe.quantizing import Quantize
+from albert_fast.recipe.quantizing import AUTO, Quantize
 from albert_fast.recipe.words import Recipe
 
 if TYPE_CHECKING:
@@ -67,22 +68,20 @@ def compile(
         head: row of ``HEADS``; None takes what the checkpoint was saved as. A live model has its own.
         precision, profile, attention, device, options, revision: as in ``Recipe``.
         quantize: for ``precision="int8"``: as in ``Recipe``, ``{"scales": albert_fast.calibrate(model, texts)}``.
-        format: row of ``FORMATS`` that is written to a file; ``"auto"`` is ``aotinductor`` where there is a C++
-            compiler and ``exported_program`` where there is none. ``engine.format`` says which it was.
+        format: row of ``FORMATS`` that is written to a file; ``"auto"`` is the fastest for this machine and model, see
+            ``automatic.format_of``. ``engine.format`` says which it was.
         cache_dir: None is ``$XDG_CACHE_HOME/albert-fast``, or ``~/.cache/albert-fast``. Anyone who can write there can
             run code as you: engine files hold code.
         progress: told the name of every stage as it begins.
     Raises:
         CheckpointError, EngineError, ValueError, MissingDependencyError: what is wrong and what to do about it.
     """
-    if format == "auto":
-        format = "aotinductor" if machine.compiler() is not None else "exported_program"
-        logger.info("format 'auto' is %s here", format)
     live = isinstance(model, nn.Module)
     recipe = Recipe.from_dict(
         {
             "model": type(model).__name__ if isinstance(model, nn.Module) else os.fspath(model),
-            "head": head, "format": format, "precision": precision, "profile": profile, "attention": attention,
+            "head": head, "format": "aotinductor" if format == AUTO else format, "precision": precision,
+            "profile": profile, "attention": attention,
             "device": device, "revision": revision, "options": dict(options or {}),
             "quantize": quantize,
         }
@@ -93,6 +92,10 @@ def compile(
         recipe = recipe.replace(quantize=dataclasses.replace(recipe.quantize, report=False))
     machine.require_device(recipe.device_name)  # what is compiled here is run here
     source = live_source(model, head) if live else source_of(recipe)
+    if format == AUTO:
+        format = format_of(recipe, source.model.config)
+        logger.info("format 'auto' is %s here", format)
+        recipe = recipe.replace(format=format)
     folder = Path(cache_dir) if cache_dir is not None else default_folder()
     folder.mkdir(parents=True, exist_ok=True)
     key, suffix = _key(source, recipe, decided), engines.FORMATS[format].suffix
