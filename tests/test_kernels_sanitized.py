@@ -17,6 +17,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
+CPU = Path("/proc/cpuinfo")
 SANITIZERS = {"memory": "address,undefined", "threads": "thread"}
 
 
@@ -26,7 +27,7 @@ class InstructionSet(NamedTuple):
     flags: tuple[str, ...]
 
     def runs_here(self) -> bool:
-        cpu = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text().replace("_", "")))
+        cpu = set(re.findall(r"\w+", CPU.read_text().replace("_", "")))
         return {flag.removeprefix("-m") for flag in self.flags if "=" not in flag} <= cpu
 
 
@@ -47,7 +48,9 @@ BASELINE = SETS["baseline"]
 
 
 def widest_here() -> InstructionSet:
-    return next((one for one in reversed(SETS.values()) if one.runs_here()), BASELINE) if ON_X86 else BASELINE
+    if not ON_X86 or not CPU.exists():
+        return BASELINE
+    return next(one for one in reversed(SETS.values()) if one.runs_here())
 
 
 def needed(program: str, what_for: str) -> str:

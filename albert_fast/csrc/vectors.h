@@ -155,7 +155,7 @@ inline void store(float* place, Floats value) {
   memcpy(place, &value, sizeof value);
 }
 
-// Rounded to the nearest, ties to even; a NaN stays one unless its low half is all that says so.
+// Rounded to the nearest, ties to even. The NaN that arithmetic makes stays one; one of all ones may not.
 inline void store(BFloat16* place, Floats value) {
 #ifdef ALBERT_FAST_BF16
   const __m256bh rounded = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(value));

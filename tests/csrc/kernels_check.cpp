@@ -34,7 +34,7 @@ class Differences {
     const double found_mean = sum_ / static_cast<double>(count_);
     const bool good = count_ > 0 && largest_ <= largest && found_mean <= mean;
     printf(
-        "%s %-9s %-12s %-24s largest difference %.1e (limit %.0e), mean %.1e (limit %.0e), of %lld numbers\n",
+        "%s %-9s %-12s %-24s largest difference %.1e (limit %.2g), mean %.1e (limit %.2g), of %lld numbers\n",
         good ? "good" : "BAD ", what, kernels, kind, largest_, largest, found_mean, mean,
         static_cast<long long>(count_));
     return good;
