@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import engine_tables
+import first_result_table
 from engine_tables import engines, left_out, made, shares, steadiness
 from engines_page import engines_page
 
@@ -42,13 +43,18 @@ def conditions(document: dict[str, Any]) -> str:
     )
 
 
+README_ENGINES = ("native", "aotinductor", "onnx", "tflite int8", "transformers", "ONNX Runtime", "OpenVINO")
+"""How names of the rows in the README begin; the other rows are in docs/performance.md."""
+
+
 def readme() -> list[str]:
     """The README's table: ALBERT-base and its conditions."""
     document = read("engines.json")
+    chosen = {**document, "rows": [row for row in document["rows"] if row["engine"].startswith(README_ENGINES)]}
     return [
         "ALBERT-base classifier, batch x length:",
         "",
-        *engines(document, "albert-base-v2"),
+        *engines(chosen, "albert-base-v2"),
         "",
         f"{conditions(document)} ([results](benchmarks/results/engines.json), [more](docs/performance.md)).",
     ]
@@ -63,6 +69,11 @@ def performance() -> list[str]:
         for table in (engines, shares, steadiness, made, left_out):
             lines += [*table(document, model), ""] if table(document, model) else []
     return lines[:-1]
+
+
+def first_result() -> list[str]:
+    """From ``import torch`` to the first answer, and the memory that it takes."""
+    return first_result_table.first_result(read("first_result.json"))
 
 
 def callers() -> list[str]:
@@ -174,6 +185,7 @@ def int8() -> list[str]:
 TABLES: dict[str, Callable[[], list[str]]] = {
     "engines": readme,
     "performance": performance,
+    "first_result": first_result,
     "callers": callers,
     "tokenizer": tokenizer,
     "runner": runner,

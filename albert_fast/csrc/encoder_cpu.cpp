@@ -121,8 +121,9 @@ void check_inputs(const at::Tensor& embedded, const at::Tensor& mask) {
 // lone caller is answered as fast as can be, eight callers have a thread each and none waits for another's.
 class Threads {
  public:
-  Threads() {
-    const int64_t all = at::in_parallel_region() ? 1 : at::get_num_threads();
+  // At most `most`: more than there is work for would only wait for each other.
+  explicit Threads(int64_t most) {
+    const int64_t all = at::in_parallel_region() ? 1 : std::min<int64_t>(most, at::get_num_threads());
     int64_t taken = taken_.load();
     do {
       count_ = std::max<int64_t>(1, all - taken);
@@ -143,9 +144,23 @@ class Threads {
   int64_t count_;
 };
 
+// Of the linear maps, in all passes.
+int64_t multiplications(const Encoder& encoder, int64_t tokens) {
+  int64_t of_a_token = 0;
+  for (int64_t pass = 0; pass < encoder.passes; ++pass) {
+    const Layer& layer = encoder.layers[encoder.schedule[pass]];
+    for (const Linear* linear : {&layer.qkv, &layer.dense, &layer.ffn, &layer.ffn_output}) {
+      of_a_token += linear->out * linear->steps * (4 / size_of(linear->type));
+    }
+  }
+  return tokens * of_a_token;
+}
+
+constexpr int64_t kWorthAThread = 25'000'000;  // multiplications: 50 microseconds in int8, as long as all barriers take
+
 void run(const Problem& problem, const Batch& batch) {
   const EncoderKernels& kernels = chosen_kernels();
-  const Threads threads;
+  const Threads threads(std::max<int64_t>(1, multiplications(problem.encoder, batch.tokens) / kWorthAThread));
   std::vector<int64_t> next_item(problem.encoder.passes, 0);
   workspaces().with(kernels.workspace_bytes(problem.encoder, batch, threads.count()), [&](char* workspace) {
     Team team{1, 0, 0, next_item.data()};

@@ -1,4 +1,4 @@
-// The arguments of albert_fast::encoder, checked and told apart. Each message names what is wrong and what was expected.
+// The arguments of albert_fast::encoder, checked and told apart. Messages name what is wrong and what was expected.
 #include "encoder_problem.h"
 
 #include <ATen/core/Tensor.h>
