@@ -56,6 +56,8 @@ def test_what_the_op_does_not_compute_is_compiled() -> None:
 def test_a_machine_without_the_op_or_without_avx_512_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(automatic, "encoder_kernel", lambda: "avx2")
     assert chosen() == "aotinductor"
+    monkeypatch.setattr(automatic, "encoder_kernel", lambda: "avx512")
+    assert chosen() == "native"
     monkeypatch.setattr(ops, "is_available", lambda: False)
     assert chosen() == "aotinductor"
 

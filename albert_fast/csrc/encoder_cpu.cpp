@@ -156,7 +156,8 @@ int64_t multiplications(const Encoder& encoder, int64_t tokens) {
   return tokens * of_a_token;
 }
 
-constexpr int64_t kWorthAThread = 25'000'000;  // multiplications: 50 microseconds in int8, as long as all barriers take
+// Multiplications. With fewer, a second thread spends its time at barriers, and on a busy machine waits for its turn.
+constexpr int64_t kWorthAThread = 25'000'000;
 
 void run(const Problem& problem, const Batch& batch) {
   const EncoderKernels& kernels = chosen_kernels();
