@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+POSITIONS = "positions"
+"""The fourth input of programs that answer at asked positions alone: what ``Batch.positions`` returns."""
 _ID_DTYPES = (torch.int64, torch.int32)
 _MASK_DTYPES = (
     torch.int64,
@@ -32,17 +34,20 @@ class Batch:
         input_ids: ``[batch, length]`` (multiple choice: ``[batch, choices, length]``), int64 or int32.
         attention_mask: same shape: 1 where there is text, 0 where there is padding; None means no padding.
         token_type_ids: same shape: 0 for the first text of a pair, 1 for the second; None means one text.
+        asked: ``[batch, length]`` bool, for engines that answer at asked positions alone: True where scores are wanted;
+            None asks wherever there is text.
     """
 
     input_ids: Tensor
     attention_mask: Tensor | None = None
     token_type_ids: Tensor | None = None
+    asked: Tensor | None = None
 
     def filled(self) -> Batch:
         """The same batch with its missing parts made explicit."""
         mask = torch.ones_like(self.input_ids) if self.attention_mask is None else self.attention_mask
         types = torch.zeros_like(self.input_ids) if self.token_type_ids is None else self.token_type_ids
-        return Batch(self.input_ids, mask, types)
+        return Batch(self.input_ids, mask, types, self.asked)
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """``(input_ids, attention_mask, token_type_ids)``, none of them missing."""
@@ -50,13 +55,22 @@ class Batch:
         assert full.attention_mask is not None and full.token_type_ids is not None
         return full.input_ids, full.attention_mask, full.token_type_ids
 
+    def asked_or_text(self) -> Tensor:
+        """``[batch, length]`` bool: ``asked``, or where there is text."""
+        return self.tensors()[1] != 0 if self.asked is None else self.asked
+
+    def positions(self) -> Tensor:
+        """What is asked, as indices into the ``[batch * length]`` tokens: ``[asked]`` int64, in ascending order."""
+        return self.asked_or_text().flatten().nonzero().squeeze(-1)
+
     def to(self, target: torch.device | torch.dtype | str) -> Batch:
-        """Every tensor moved to a device, or cast to an integer dtype."""
-        mask, types = self.attention_mask, self.token_type_ids
+        """Every tensor moved to a device, or cast to an integer dtype; ``asked`` stays bool."""
+        mask, types, asked = self.attention_mask, self.token_type_ids, self.asked
         return Batch(
             self.input_ids.to(target),
             None if mask is None else mask.to(target),
             None if types is None else types.to(target),
+            asked if asked is None or isinstance(target, torch.dtype) else asked.to(target),
         )
 
 
@@ -125,6 +139,20 @@ def check_inputs(
             problems += _range_problems(name, ids, size, field)
     if problems:
         raise ValueError("; ".join(problems))
+
+
+def check_positions(positions: Tensor, tokens: int) -> None:
+    """Refuse positions that are no places among so many tokens.
+
+    Raises:
+        ValueError: they are not ``[asked]`` int64, or one is outside ``0..tokens - 1``.
+    """
+    if positions.dim() != 1 or positions.dtype != torch.int64:
+        found = f"{positions.dtype} {list(positions.shape)}"
+        raise ValueError(f"positions is {found}, expected torch.int64 [asked], as Batch.positions() returns them")
+    if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) < tokens:
+        wrong = int(positions.min()) if int(positions.min()) < 0 else int(positions.max())
+        raise ValueError(f"positions holds {wrong}, expected 0..{tokens - 1}: the batch has {tokens} tokens")
 
 
 def _shape_problems(

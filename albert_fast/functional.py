@@ -209,6 +209,11 @@ def pool(x_BSD: Tensor, pooler: Affine) -> Tensor:
     return torch.tanh(F.linear(x_BSD[:, 0], *pooler))
 
 
+def at_positions(x_BSD: Tensor, positions: Tensor) -> Tensor:
+    """The rows of ``x_BSD`` at ``positions``, indices into the ``B * S`` tokens: ``[asked, ...]``."""
+    return x_BSD.flatten(0, 1).index_select(0, positions)
+
+
 def masked_lm_logits(
     x_BSD: Tensor,
     dense: Affine,

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from albert_fast import functional
 from albert_fast.config import AlbertConfig
 from albert_fast.losses import classification_loss, cross_entropy, span_loss
-from albert_fast.model import AlbertModel, affine
+from albert_fast.model import AlbertModel
 from albert_fast.outputs import (
     AlbertForPreTrainingOutput,
     BaseModelOutputWithPooling,
@@ -23,45 +22,8 @@ from albert_fast.outputs import (
     TokenClassifierOutput,
     returned,
 )
+from albert_fast.predictions import TIED_DECODER, AlbertMLMHead, AlbertSOPHead
 from albert_fast.pretrained import AlbertPreTrainedModel
-
-TIED_DECODER = {
-    "predictions.decoder.weight": "albert.embeddings.word_embeddings.weight",
-    "predictions.decoder.bias": "predictions.bias",
-}
-
-
-class AlbertMLMHead(nn.Module):
-    """Hidden states -> scores over the vocabulary; the decoder's weight is the word table."""
-
-    def __init__(self, config: AlbertConfig) -> None:
-        super().__init__()
-        self.activation = functional.ACTIVATIONS[config.hidden_act]
-        self.LayerNorm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self.dense = nn.Linear(config.hidden_size, config.embedding_size)
-        self.decoder = nn.Linear(config.embedding_size, config.vocab_size)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """``[..., hidden_size]`` -> ``[..., vocab_size]``."""
-        return functional.masked_lm_logits(
-            hidden_states, affine(self.dense), affine(self.LayerNorm), affine(self.decoder),
-            activation=self.activation, layer_norm_eps=self.LayerNorm.eps,
-        )  # fmt: skip
-
-
-class AlbertSOPHead(nn.Module):
-    """Pooled output -> scores for "in order" and "swapped"."""
-
-    def __init__(self, config: AlbertConfig) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(config.classifier_dropout_prob or 0.0)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-
-    def forward(self, pooled_output: Tensor) -> Tensor:
-        """``[B, hidden_size]`` -> ``[B, num_labels]``."""
-        logits: Tensor = self.classifier(self.dropout(pooled_output))
-        return logits
 
 
 class _WithEncoder(AlbertPreTrainedModel):
@@ -113,19 +75,22 @@ class AlbertForPreTraining(_WithEncoder):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        positions: Tensor | None = None,
     ) -> Any:
-        """``labels`` ``[B, S]`` (-100 ignored) and ``sentence_order_label`` ``[B]`` together give the summed loss."""
+        """``labels`` ``[B, S]`` (-100 ignored) and ``sentence_order_label`` ``[B]`` together give the summed loss.
+
+        ``positions`` as in ``AlbertForMaskedLM``: ``prediction_logits`` are then ``[asked, vocab_size]``.
+        """
         out = self.encode(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds,
             output_attentions=output_attentions, output_hidden_states=output_hidden_states,
         )  # fmt: skip
-        prediction_logits, sop_logits = (
-            self.predictions(out.last_hidden_state),
-            self.sop_classifier(out.pooler_output),
-        )
+        prediction_logits = self.predictions(out.last_hidden_state, positions)
+        sop_logits = self.sop_classifier(out.pooler_output)
         loss = None
         if labels is not None and sentence_order_label is not None:
-            loss = cross_entropy(prediction_logits, labels) + cross_entropy(sop_logits, sentence_order_label)
+            loss = cross_entropy(prediction_logits, _at(labels, positions))
+            loss = loss + cross_entropy(sop_logits, sentence_order_label)
         return self._returned(
             AlbertForPreTrainingOutput(loss, prediction_logits, sop_logits, out.hidden_states, out.attentions),
             return_dict,
@@ -152,14 +117,23 @@ class AlbertForMaskedLM(_WithEncoder):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        positions: Tensor | None = None,
     ) -> Any:
-        """``labels`` ``[B, S]`` int64 gives ``loss``, the mean cross-entropy over labels other than -100."""
+        """Encode a batch and score the vocabulary.
+
+        Args:
+            labels: ``[B, S]`` int64 gives ``loss``, the mean cross-entropy over labels other than -100.
+            positions: ``[asked]`` int64, indices into the ``B * S`` tokens (``Batch.positions``): their scores alone
+                are computed, ``logits`` ``[asked, vocab_size]``, and count in ``loss``. Not in ``transformers``.
+        Raises:
+            ValueError: as ``AlbertModel``, or the positions are no places in the batch.
+        """
         out = self.encode(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds,
             output_attentions=output_attentions, output_hidden_states=output_hidden_states,
         )  # fmt: skip
-        logits = self.predictions(out.last_hidden_state)
-        loss = None if labels is None else cross_entropy(logits, labels)
+        logits = self.predictions(out.last_hidden_state, positions)
+        loss = None if labels is None else cross_entropy(logits, _at(labels, positions))
         return self._returned(MaskedLMOutput(loss, logits, out.hidden_states, out.attentions), return_dict)
 
 
@@ -308,6 +282,11 @@ class AlbertForMultipleChoice(_WithEncoder):
         return self._returned(MultipleChoiceModelOutput(loss, logits, out.hidden_states, out.attentions), return_dict)
 
 
+def _at(labels: Tensor, positions: Tensor | None) -> Tensor:
+    """The labels that belong to the scores: of every token, or of those at ``positions``."""
+    return labels if positions is None else functional.at_positions(labels, positions)
+
+
 @dataclass(frozen=True)
 class Head:
     """One row of ``HEADS``.
@@ -316,19 +295,23 @@ class Head:
         model_class: the class of the same name in ``transformers``.
         outputs: names of the tensors an engine of this head returns, in order.
         per_token: those of them that have a dimension of tokens, the second.
+        asked: those of them that the model also gives at asked positions alone, with ``positions``.
         ids_rank: dimensions of ``input_ids``: 2, or 3 where there are choices.
     """
 
     model_class: type[AlbertPreTrainedModel]
     outputs: tuple[str, ...]
     per_token: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
     ids_rank: int = 2
 
 
 HEADS: Mapping[str, Head] = {
     "base": Head(AlbertModel, ("last_hidden_state", "pooler_output"), ("last_hidden_state",)),
-    "pretraining": Head(AlbertForPreTraining, ("prediction_logits", "sop_logits"), ("prediction_logits",)),
-    "masked-lm": Head(AlbertForMaskedLM, ("logits",), ("logits",)),
+    "pretraining": Head(
+        AlbertForPreTraining, ("prediction_logits", "sop_logits"), ("prediction_logits",), asked=("prediction_logits",)
+    ),
+    "masked-lm": Head(AlbertForMaskedLM, ("logits",), ("logits",), asked=("logits",)),
     "sequence-classification": Head(AlbertForSequenceClassification, ("logits",)),
     "token-classification": Head(AlbertForTokenClassification, ("logits",), ("logits",)),
     "question-answering": Head(
@@ -346,3 +329,11 @@ def head_of(model: nn.Module) -> str:
     raise ValueError(
         f"{type(model).__name__} is no ALBERT of this library; for a transformers model use from_transformers"
     )
+
+
+def asked_refusal(name: str) -> str | None:
+    """Why a head cannot answer at asked positions alone, in a sentence; None where it can."""
+    if HEADS[name].asked:
+        return None
+    able = ", ".join(other for other, head in HEADS.items() if head.asked)
+    return f"the head {name!r} has no scores over the vocabulary to ask for at some positions; only {able} have"

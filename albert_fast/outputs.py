@@ -62,7 +62,7 @@ class BaseModelOutputWithPooling(ModelOutput):
 
 @dataclass(frozen=True)
 class AlbertForPreTrainingOutput(ModelOutput):
-    """``prediction_logits`` ``[B, S, vocab_size]``; ``sop_logits`` ``[B, num_labels]``."""
+    """``prediction_logits`` ``[B, S, vocab_size]``, or ``[asked, vocab_size]``; ``sop_logits`` ``[B, num_labels]``."""
 
     loss: Tensor | None = None
     prediction_logits: Tensor | None = None
@@ -73,7 +73,7 @@ class AlbertForPreTrainingOutput(ModelOutput):
 
 @dataclass(frozen=True)
 class MaskedLMOutput(ModelOutput):
-    """``logits`` ``[B, S, vocab_size]``."""
+    """``logits`` ``[B, S, vocab_size]``; of a model that was given ``positions``, ``[asked, vocab_size]``."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None

@@ -37,7 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoint": FACTS,
     "pretrained": FACTS | {"attention"},
     "model": FACTS | {"attention", "functional", "outputs", "pretrained"},
-    "heads": FACTS | {"functional", "losses", "model", "outputs", "pretrained"},
+    "predictions": FACTS | {"functional", "model"},
+    "heads": FACTS | {"functional", "losses", "model", "outputs", "predictions", "pretrained"},
     "live_model": FACTS | {"checkpoint", "heads", "model", "pretrained"},
     "tensorflow": FACTS,  # the same model in another framework: it shares weights and names, not arithmetic
     # third: transforms

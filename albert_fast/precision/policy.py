@@ -56,6 +56,7 @@ POLICY: Mapping[Callable[..., Any], Runs] = {
     aten.contiguous.default: Runs.AS_GIVEN,
     aten.dropout.default: Runs.AS_GIVEN,  # of a model in eval mode: it changes nothing
     aten.flatten.using_ints: Runs.AS_GIVEN,
+    aten.index_select.default: Runs.AS_GIVEN,
     aten.reshape.default: Runs.AS_GIVEN,
     aten.select.int: Runs.AS_GIVEN,
     aten.slice.Tensor: Runs.AS_GIVEN,

@@ -23,8 +23,12 @@ class GraphRunner(Interpreter):
         self.device = next(iter(program.state_dict.values())).device
 
     def run_batch(self, batch: Batch) -> dict[str, Tensor]:
-        """The program's outputs by name; weights and batch meet on the device of the weights."""
-        given = iter(batch.to(self.device).to(torch.int64).tensors())
+        """The program's outputs by name; weights and batch meet on the device of the weights.
+
+        A program that answers at asked positions alone is asked what the batch asks.
+        """
+        batch = batch.to(self.device).to(torch.int64)
+        given = iter((*batch.tensors(), batch.positions()))  # most programs take three of them
         values: list[Any] = []
         for spec in self.program.graph_signature.input_specs:
             if spec.kind is InputKind.USER_INPUT:
