@@ -137,10 +137,11 @@ def differ(answers: Answers, expected: Answers) -> float:
 
 
 def differ_from_eager(engine: Engine, batch: Batch, answers: Answers | None = None) -> float:
-    """An engine's largest difference from its small model: where its format skips padding, in what is text."""
+    """An engine's largest difference from its small model: where it skips or cuts padding, in what is text."""
     found, expected = engine(batch) if answers is None else answers, eager_answers(small_model(engine.head), batch)
-    if FORMATS[engine.format].skips_padding:
-        found, expected = at_text(found, expected, batch.tensors()[1], engine.outputs)
+    skips = FORMATS[engine.format].skips_padding
+    if skips or engine.cutting is not None:
+        found, expected = at_text(found, expected, batch.tensors()[1], engine.outputs, empty_texts=not skips)
     return differ(found, expected)
 
 

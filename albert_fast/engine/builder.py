@@ -95,7 +95,7 @@ def build(
         say("measure the error against eager")
         run, run_device, measured_on = _runner(implementation, temporary, device, facts, notes, written)
         outputs = signature.output_specs(program)
-        error, dtypes = _prove(run, run_device, facts, inputs, outputs, references, budget, row.skips_padding)
+        error, dtypes = _prove(run, run_device, facts, inputs, outputs, references, budget, row, notes)
         beyond = exceeded(error, budget)
         if beyond:
             raise EngineError(
@@ -204,15 +204,19 @@ def _prove(
     outputs: tuple[TensorSpec, ...],
     references: Sequence[Reference],
     budget: Budget,
-    skips_padding: bool,
+    row: Format,
+    notes: Mapping[str, Any],
 ) -> tuple[MeasuredError, dict[str, str]]:
     """The error of what ``run`` answers, and the dtypes that it answers in."""
+    cutting = row.cutting_on(device, notes)
     engine = make_engine(
         run, facts_config=facts.config, head=facts.head, format="", profiles=facts.profiles, outputs=outputs,
-        inputs=inputs, device=device,
+        inputs=inputs, device=device, cutting=cutting,
     )  # fmt: skip
     answers = [engine(batch) for batch, _ in references]
-    error = compared(answers, references, outputs, skips_padding=skips_padding, tie=budget.mean_abs)
+    error = compared(
+        answers, references, outputs, skips_padding=row.skips_padding, cuts=cutting is not None, tie=budget.mean_abs
+    )
     return error, {name: signature.dtype_name(tensor.dtype) for name, tensor in answers[0].items()}
 
 

@@ -1,4 +1,4 @@
-"""What of an engine's answers is compared with a reference's: all of it, or, where a format skips padding, the text."""
+"""What of an engine's answers is compared with a reference's: all of it, or, where padding is left out, the text."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def compared(
     outputs: Sequence[TensorSpec],
     *,
     skips_padding: bool,
+    cuts: bool,
     tie: float = TIE,
 ) -> MeasuredError:
     """The error of an engine's answers to batches whose right answers are known.
@@ -29,38 +30,41 @@ def compared(
         answers: one for each batch.
         outputs: their names and dimensions.
         skips_padding: of the format's row: compare text alone, see ``at_text``.
+        cuts: whether the engine cuts batches: compare text alone, and what it says to texts without a token.
         tie: see ``measure.ErrorSums``.
     Raises:
         ValueError: as ``measure``.
     """
     expected = [reference for _, reference in references]
-    if not skips_padding:
+    if not skips_padding and not cuts:
         return measure(answers, expected, tie=tie)
     pairs = [
-        at_text(mine, theirs, batch.tensors()[1], outputs)
+        at_text(mine, theirs, batch.tensors()[1], outputs, empty_texts=not skips_padding)
         for mine, (batch, theirs) in zip(answers, references, strict=True)
     ]
     return measure([mine for mine, _ in pairs], [theirs for _, theirs in pairs], tie=tie)
 
 
 def at_text(
-    found: Answers, expected: Answers, mask: Tensor, outputs: Sequence[TensorSpec]
+    found: Answers, expected: Answers, mask: Tensor, outputs: Sequence[TensorSpec], *, empty_texts: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Two answers to a batch without what stands at padding, and without rows that have a text of no token.
+    """Two answers to a batch without what stands at padding.
 
     Args:
         mask: ``[batch, length]`` or ``[batch, choices, length]``, nonzero where there is text.
+        empty_texts: whether rows that have a text of no token stay as well.
     Returns:
         Both: ``[tokens, scores]`` where each token has scores; where each is one score among its text's, the
         reference's smallest number stands at padding in both; other outputs as they are.
     """
     seen = (mask != 0).cpu()
     rows = seen.any(-1) if seen.dim() == 2 else seen.any(-1).all(-1)
+    rows = rows | empty_texts
     mine, theirs = {}, {}
     for spec in outputs:
         one, other = found[spec.name].cpu()[rows], expected[spec.name].cpu()[rows]
         if per_token(spec) and one.shape == other.shape and other.numel():
-            if spec.dimensions[-1].name == "length":
+            if one.dim() == seen.dim():
                 one, other = (torch.where(seen[rows], value, other.min()) for value in (one, other))
             else:
                 one, other = one[seen[rows]], other[seen[rows]]

@@ -22,6 +22,8 @@ class Engine:
         ids_rank: dimensions of ``input_ids``: 2, or 3 (``[batch, choices, length]``) for multiple choice.
         max_choices: most choices per row that a graph of rank 3 was captured for; None where any number will do.
         manifest: of the engine file; None for an engine that lives in this process only.
+        cutting: what cutting a batch of mixed lengths costs, so that little padding is computed; None: batches that fit
+            a profile run as they are.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Engine:
         ids_rank: int,
         max_choices: int | None = None,
         manifest: Manifest | None = None,
+        cutting: shapes.Cutting | None = None,
     ) -> None:
         self._run = run
         self.config = config
@@ -49,6 +52,7 @@ class Engine:
         self.ids_rank = ids_rank
         self.max_choices = max_choices
         self.manifest = manifest
+        self.cutting = cutting
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -58,16 +62,18 @@ class Engine:
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Run a batch of any number of rows.
 
-        A batch that fits a profile runs as it is. One with more rows than the largest profile is sorted by length and
-        runs in pieces; one that is smaller than the smallest is filled up; see ``engine.shapes``. Rows come back in the
-        caller's order.
+        A batch with more rows than the largest profile is sorted by length and runs in pieces; one that is smaller than
+        the smallest is filled up. A batch that fits a profile runs as it is, unless it holds so much padding that the
+        pieces cost less (``cutting``): rows do not depend on each other, so answers at text stay the same, up to the
+        order of additions. See ``engine.shapes``. Rows come back in the caller's order.
 
         Args:
             batch: ids int64 or int32, ``[batch, length]`` (multiple choice ``[batch, choices, length]``), on any
                 device; the mask in any dtype, nonzero where there is text. Missing parts are filled in.
         Returns:
             Outputs by name, float32 in every precision that ``export`` offers, on the engine's device. They need no
-            gradient. Where the batch ran in pieces, per-token outputs behind the end of a piece's longest text hold 0.
+            gradient. Per-token outputs mean nothing where there is no text: they are what the graph makes of padding,
+            or 0 where the batch ran in pieces and a place lies behind its piece's longest text.
         Raises:
             ValueError: texts longer than the profile, ids outside the vocabulary, a wrong dtype or rank; all problems
                 at once, before any work is done.
@@ -80,17 +86,29 @@ class Engine:
                 (mask != 0).to(self.device, torch.int64).contiguous(),
                 types.to(self.device, torch.int64).contiguous(),
             )
-            rows, length = ids.shape[0], ids.shape[-1]
-            if smallest_fitting(self.profiles, rows, length) is not None:
+            pieces = self._pieces(inputs[1], padded=batch.attention_mask is not None)
+            if pieces is None:
                 outputs = self._run(*inputs)
                 return {spec.name: outputs[spec.name] for spec in self.outputs}
-            pieces = shapes.plan(shapes.text_lengths(inputs[1]), self.profiles)
             answers = [(one, self._run(*(shapes.cut(t, one).contiguous() for t in inputs))) for one in pieces]
-            return shapes.join(answers, self.outputs, rows, length)
+            return shapes.join(answers, self.outputs, ids.shape[0], ids.shape[-1])
 
     def __repr__(self) -> str:
         profiles = ",".join(str(profile) for profile in self.profiles)
         return f"Engine({self.head!r}, format={self.format!r}, device={self.device!r}, profile={profiles!r})"
+
+    def _pieces(self, mask: Tensor, *, padded: bool) -> list[shapes.Piece] | None:
+        """What a batch is cut into; None where it runs as it is."""
+        rows, length = mask.shape[0], mask.shape[-1]
+        if smallest_fitting(self.profiles, rows, length) is not None:
+            if self.cutting is None or not padded:
+                return None
+            return shapes.plan_if_it_pays(mask, self.profiles, self.cutting)
+        lengths = shapes.text_lengths(mask)
+        if self.cutting is None:
+            return shapes.plan(lengths, self.profiles)
+        choices = mask.shape[1] if mask.dim() == 3 else 1
+        return shapes.plan_cheapest(lengths, length, self.profiles, self.cutting, choices=choices)
 
     def _check(self, batch: Batch) -> None:
         if not isinstance(batch, Batch):

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from albert_fast.batch import ShapeProfile
 from albert_fast.engine.manifest import Requirements
+from albert_fast.engine.shapes import Cutting
 
 Run = Callable[[Tensor, Tensor, Tensor], Mapping[str, Tensor]]
 """``(input_ids, attention_mask, token_type_ids)``, int64 on the engine's device -> outputs by name."""
@@ -57,8 +58,11 @@ class Format:
         attentions: the attention implementations it takes a graph with; empty where any will do.
         keeps_sites: whether it takes a quantized graph with passes or tensors of the encoder left unquantized.
         op_library: whether it needs ``libalbert_fast_ops.so``.
-        skips_padding: whether it computes no padding; per-token outputs then mean nothing there, and neither does
-            anything about a text without a token.
+        skips_padding: whether it computes no padding by itself; per-token outputs then mean nothing there, and neither
+            does anything about a text without a token.
+        cutting: what cutting a batch of mixed lengths costs on the CPU, so that an engine computes little padding;
+            per-token outputs then mean nothing there. None: batches that fit a profile run as they are.
+        uncut: notes of files whose batches are not cut all the same.
     """
 
     name: str
@@ -81,6 +85,8 @@ class Format:
     keeps_sites: bool = True
     op_library: bool = False
     skips_padding: bool = False
+    cutting: Cutting | None = None
+    uncut: Mapping[str, Any] = field(default_factory=dict)
 
     def gap(self, dtype: str, device: str) -> str | None:
         """Why this format has nothing for a graph of ``dtype`` on ``device``; None where it has."""
@@ -89,6 +95,12 @@ class Format:
             return f"{self.name} runs on {', '.join(self.devices)}, not on {kind}"
         fitting = (gap.reason for gap in self.gaps if gap.dtype in (dtype, "*") and gap.device in (kind, "*"))
         return next(fitting, None)
+
+    def cutting_on(self, device: str, notes: Mapping[str, Any]) -> Cutting | None:
+        """What cutting a batch costs an engine on ``device`` whose manifest has these notes; None: it cuts none."""
+        if device.partition(":")[0] != "cpu" or any(notes.get(name) == value for name, value in self.uncut.items()):
+            return None
+        return self.cutting
 
     def missing(self) -> str | None:
         """What is not installed of what the format needs, and the command that installs it; None where all is there."""

@@ -57,6 +57,7 @@ def in_process(
         profiles=(profile,),
         outputs=tuple(_spec(n, HEADS[name].per_token, model.dtype, profile) for n in outputs),
         ids_rank=HEADS[name].ids_rank,
+        cutting=row.cutting_on(device, {}),
     )
 
 

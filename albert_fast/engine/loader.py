@@ -18,6 +18,7 @@ from albert_fast.engine import files, machine
 from albert_fast.engine.engine import Engine
 from albert_fast.engine.formats import DescribingFormat, Format, Run
 from albert_fast.engine.manifest import Manifest, TensorSpec, manifest_path, read_manifest
+from albert_fast.engine.shapes import Cutting
 from albert_fast.engine.table import FORMATS, file_format
 from albert_fast.errors import EngineError
 
@@ -40,7 +41,8 @@ def load(path: str | Path, *, device: str | None = None) -> Engine:
     if device is not None:
         machine.require_device(device)
     manifest = read_manifest(path)
-    implementation = file_format(_row(manifest, path))
+    row = _row(manifest, path)
+    implementation = file_format(row)
     device = device or manifest.device
     damage = _damage(path, manifest)
     if damage:
@@ -57,6 +59,7 @@ def load(path: str | Path, *, device: str | None = None) -> Engine:
         implementation.read(path, device=device, profiles=manifest.shape_profiles(), notes=manifest.notes),
         facts_config=manifest.config, head=manifest.head, format=manifest.format, device=device,
         profiles=manifest.shape_profiles(), outputs=manifest.outputs, inputs=manifest.inputs, manifest=manifest,
+        cutting=row.cutting_on(device, manifest.notes),
     )  # fmt: skip
 
 
@@ -137,6 +140,7 @@ def make_engine(
     outputs: tuple[TensorSpec, ...],
     inputs: tuple[TensorSpec, ...],
     manifest: Manifest | None = None,
+    cutting: Cutting | None = None,
 ) -> Engine:
     """An ``Engine`` over what a file format has read."""
     dimensions = {d.name: d for d in inputs[0].dimensions}
@@ -151,6 +155,7 @@ def make_engine(
         ids_rank=len(inputs[0].dimensions),
         max_choices=dimensions["choices"].maximum if "choices" in dimensions else None,
         manifest=manifest,
+        cutting=cutting,
     )
 
 

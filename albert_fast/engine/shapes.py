@@ -1,20 +1,39 @@
-"""Any shape in: a batch that no profile takes as it is, cut into pieces that one takes, and the answers put together.
+"""Any shape in: a batch cut into pieces, and the answers put together.
 
-Rows are sorted by their length first, so that short texts run with short texts: a piece is as long as its longest row.
-Rows and columns are added where a profile asks for more than there is. Positions count from the left, so only columns
-on the right, where no row has text, can be left out or added without changing an answer.
+That is done to a batch that no profile takes as it is, and, where a format's row says what a call costs, to one whose
+padding costs more. Rows are sorted by their length first, so that short texts run with short texts: a piece is as long
+as its longest row. Rows and columns are added where a profile asks for more than there is. Positions count from the
+left, so only columns on the right, where no row has text, can be left out or added without changing an answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
 
 from albert_fast.batch import ShapeProfile
 from albert_fast.engine.manifest import TensorSpec
+
+PAYS_FROM = 0.05
+"""A batch that fits a profile is cut where that saves at least this part of what it costs."""
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """What cutting a batch costs a format.
+
+    Attributes:
+        call_tokens: what one more call costs, as the number of tokens that are computed in the same time.
+        least: fewest rows and columns of a piece of a batch that has as many: for what compiles code of its own when
+            it meets a single one.
+    """
+
+    call_tokens: int
+    least: int = 1
 
 
 @dataclass(frozen=True)
@@ -54,6 +73,67 @@ def plan(lengths: Sequence[int], profiles: Sequence[ShapeProfile]) -> list[Piece
         taken, left = left[: profile.max_batch], left[profile.max_batch :]
         pieces.append(Piece(tuple(taken), max(len(taken), profile.min_batch), max(longest, profile.min_length)))
     return pieces
+
+
+def plan_cheapest(
+    lengths: Sequence[int], length: int, profiles: Sequence[ShapeProfile], cutting: Cutting, *, choices: int = 1
+) -> list[Piece]:
+    """Cut a batch into pieces that ``profiles`` take, at the least cost there is.
+
+    The cost of a piece is the tokens that it computes, padding and added rows among them, and ``call_tokens``. No other
+    partition of the rows costs less than the best one of rows in the order of their lengths, and that one is found by
+    dynamic programming.
+
+    Args:
+        lengths: as ``text_lengths`` finds them.
+        length: columns of the batch.
+        profiles: at least one must take rows as long as the longest.
+        choices: texts that a row holds.
+    Returns:
+        Pieces that hold every row once, longest rows first.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    call = cutting.call_tokens / choices
+    best: list[tuple[float, int, int, int]] = [(0.0, 0, 0, 0)]  # cost, and of the last piece: start, batch, length
+    best += [(inf, 0, 0, 0)] * len(order)
+    for start, row in enumerate(order):
+        cost = best[start][0] + call
+        for profile in profiles:
+            if profile.max_length < lengths[row]:
+                continue
+            most = min(profile.max_batch, len(order) - start)
+            fewest = max(profile.min_batch, min(cutting.least, len(order), profile.max_batch))
+            columns = max(lengths[row], profile.min_length, min(cutting.least, length, profile.max_length))
+            for taken in range(1, most + 1):
+                found = cost + max(taken, fewest) * columns
+                if found < best[start + taken][0]:
+                    best[start + taken] = found, start, max(taken, fewest), columns
+    pieces, end = [], len(order)
+    while end:
+        _, start, batch, columns = best[end]
+        pieces.append(Piece(tuple(order[start:end]), batch, columns))
+        end = start
+    return pieces[::-1]
+
+
+def plan_if_it_pays(mask: Tensor, profiles: Sequence[ShapeProfile], cutting: Cutting) -> list[Piece] | None:
+    """``plan_cheapest`` for a batch that fits a profile; None where that would not save ``PAYS_FROM`` of its cost.
+
+    Args:
+        mask: ``[batch, length]`` or ``[batch, choices, length]``, nonzero where there is text.
+    """
+    if bool(mask.all()):
+        return None
+    rows, length = mask.shape[0], mask.shape[-1]
+    choices = mask.shape[1] if mask.dim() == 3 else 1
+    pieces = plan_cheapest(text_lengths(mask), length, profiles, cutting, choices=choices)
+    whole = cost([Piece(tuple(range(rows)), rows, length)], cutting, choices=choices)
+    return pieces if cost(pieces, cutting, choices=choices) <= (1 - PAYS_FROM) * whole else None
+
+
+def cost(pieces: Sequence[Piece], cutting: Cutting, *, choices: int = 1) -> int:
+    """What running the pieces costs, in tokens."""
+    return sum(piece.batch * piece.length * choices + cutting.call_tokens for piece in pieces)
 
 
 def text_lengths(mask: Tensor) -> list[int]:

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Literal, cast
 
 from albert_fast.engine.formats import FileFormat, Format, Gap, InProcessFormat
+from albert_fast.engine.shapes import Cutting
 
 _IDS = "int64 or int32: dtype of the graph's inputs"
 _TENSORRT_CODE_BYTES = 15_000_000
@@ -27,6 +28,7 @@ _ROWS = (
         "albert_fast.engine.exported_program",
         ("cpu", "cuda"),
         "the captured graph itself, run by PyTorch's own kernels; moves between machines",
+        cutting=Cutting(16),
     ),
     Format(
         "aotinductor",
@@ -45,6 +47,7 @@ _ROWS = (
             ),
             _no_fp8("Inductor's code for this graph"),
         ),
+        cutting=Cutting(32),
     ),
     Format(
         "native",
@@ -93,6 +96,7 @@ _ROWS = (
             ),
             _no_fp8("ONNX Runtime"),
         ),
+        cutting=Cutting(12),
     ),
     Format(
         "saved_model",
@@ -111,6 +115,8 @@ _ROWS = (
             Gap("int8", "*", "TensorFlow has no int8 kernels for the CPU; choose the format tflite or onnx"),
             _no_fp8("TensorFlow"),
         ),
+        cutting=Cutting(48),
+        uncut={"xla": "yes"},
     ),
     Format(
         "tflite",
@@ -129,6 +135,7 @@ _ROWS = (
             Gap("bfloat16", "*", "LiteRT has no bfloat16 kernels; choose fp32 or fp16, or the format saved_model"),
             _no_fp8("LiteRT"),
         ),
+        cutting=Cutting(32),
     ),
     Format(
         "tensorrt",
@@ -196,7 +203,15 @@ _ROWS = (
         code_bytes=12_000_000,
         gaps=(_no_fp8("A graph compiled by Torch-TensorRT"),),
     ),
-    Format("eager", "in-process", "", "albert_fast.engine.eager", ("cpu", "cuda"), "the model as it is, uncompiled"),
+    Format(
+        "eager",
+        "in-process",
+        "",
+        "albert_fast.engine.eager",
+        ("cpu", "cuda"),
+        "the model as it is, uncompiled",
+        cutting=Cutting(16),
+    ),
     Format(
         "inductor",
         "in-process",
@@ -204,6 +219,7 @@ _ROWS = (
         "albert_fast.engine.inductor",
         ("cpu", "cuda"),
         "compiled in this process by torch.compile, the shared layer once",
+        cutting=Cutting(32, least=2),
     ),
     Format(
         "torch-tensorrt-jit",

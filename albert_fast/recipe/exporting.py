@@ -169,7 +169,10 @@ def _verify(path: Path, device: str, references: list[Any], manifest: Manifest) 
     budget = PRECISIONS[manifest.precision].budget
     found = [engine(batch) for batch, _ in references]
     skips_padding = engines.FORMATS[manifest.format].skips_padding
-    error = compared(found, references, manifest.outputs, skips_padding=skips_padding, tie=budget.mean_abs)
+    error = compared(
+        found, references, manifest.outputs, skips_padding=skips_padding, cuts=engine.cutting is not None,
+        tie=budget.mean_abs,
+    )  # fmt: skip
     beyond = exceeded(error, budget)
     if beyond:
         raise EngineError(f"the loaded engine is beyond the error budget of {manifest.precision}: {'; '.join(beyond)}")
