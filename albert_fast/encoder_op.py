@@ -68,15 +68,6 @@ class EncoderSettings:
         )  # fmt: skip
 
 
-def encoder_kernel() -> str:
-    """The instruction set of the encoder's kernel in use: ``"avx512_bf16"`` (with VNNI), ``"avx512_vnni"``,
-    ``"avx512"``, ``"avx2"`` or ``"baseline"``; it follows ``ATEN_CPU_CAPABILITY`` as ``ops.cpu_kernel`` does.
-    """
-    ops.require_ops()
-    kernel: str = torch.ops.albert_fast.encoder_kernel()
-    return kernel
-
-
 def encoder(embedded: Tensor, attention_mask: Tensor, tensors: Sequence[Tensor], settings: EncoderSettings) -> Tensor:
     """Map embeddings to the hidden size and apply all passes, by the compiled op.
 

@@ -10,6 +10,7 @@ both sides check the same conditions, here in :func:`_check_layout` and :func:`_
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -63,40 +64,47 @@ def require_ops() -> None:
 
 
 def cpu_kernel() -> str:
-    """The instruction set of the CPU kernels in use: ``"avx512"``, ``"avx2"`` or ``"baseline"``.
-
-    It follows ``torch.backends.cpu.get_cpu_capability()``, and so the variable ``ATEN_CPU_CAPABILITY``.
+    """The instruction set of the CPU kernels in use: ``"avx512_bf16"`` (with VNNI), ``"avx512_vnni"``, ``"avx512"``,
+    ``"avx2"`` or ``"baseline"``; it follows the variable ``ATEN_CPU_CAPABILITY`` as torch does.
     """
     require_ops()
     kernel: str = torch.ops.albert_fast.cpu_kernel()
     return kernel
 
 
-def packed_attention(qkv: Tensor, cu_seqlens: Tensor, max_length: int, num_heads: int, scale: float) -> Tensor:
+def packed_attention(
+    qkv: Tensor, cu_seqlens: Tensor, max_length: int, num_heads: int, scale: float, int8_scales: Sequence[float] = ()
+) -> Tensor:
     """Softmax attention within each sequence of a packed batch, by the compiled op.
 
     Args:
-        qkv: ``[tokens, 3 * hidden_size]``, float32 or bfloat16: query, key and value of a token side by side.
+        qkv: ``[tokens, 3 * hidden_size]``, float32, bfloat16 or int8: query, key and value of a token side by side.
         cu_seqlens: ``[batch + 1]``, int32: sequence ``i`` is rows ``cu_seqlens[i]`` to ``cu_seqlens[i + 1]``; it may be
             empty. Begins with 0, ends with the number of tokens.
         max_length: at least the length of the longest sequence.
         num_heads: divides ``hidden_size``; any head size.
         scale: what the scores are multiplied by before the softmax, ``head_size ** -0.5`` in ALBERT.
+        int8_scales: with int8, what query, key, value and the result are multiplied by to be what they stand for; else
+            empty.
     Returns:
-        ``[tokens, hidden_size]`` in ``qkv.dtype``, computed in float32. No matrix of scores is ever held: memory
-        beyond the result is about 80 KB a thread at head size 64, whatever the lengths.
+        ``[tokens, hidden_size]`` in ``qkv.dtype``, int8 within +-127. Both products multiply numbers of that dtype and
+        add them up in float32, of int8 in int32; probabilities are rounded to it in between, for int8 to 255ths of the
+        largest. A thread holds the keys and values of one head and the scores of a few queries at a time, never a
+        matrix of scores: at head size 64 and length 512 some 320 KB in float32.
     Raises:
         MissingDependencyError: the op library is not there.
         RuntimeError: an argument breaks a condition above, or a gradient is asked for: the op serves inference.
-    Source: Milakov and Gimelshein 2018 (arXiv:1805.02867) for the online softmax.
+    Source: Dao et al. 2022 (arXiv:2205.14135), section 3.1, for computing by blocks of queries without the matrix.
     """
     require_ops()
-    result: Tensor = torch.ops.albert_fast.packed_attention(qkv, cu_seqlens, max_length, num_heads, scale)
+    result: Tensor = torch.ops.albert_fast.packed_attention(
+        qkv, cu_seqlens, max_length, num_heads, scale, list(int8_scales)
+    )
     return result
 
 
 def packed_attention_reference(
-    qkv: Tensor, cu_seqlens: Tensor, max_length: int, num_heads: int, scale: float
+    qkv: Tensor, cu_seqlens: Tensor, max_length: int, num_heads: int, scale: float, int8_scales: Sequence[float] = ()
 ) -> Tensor:
     """What :func:`packed_attention` computes, in plain PyTorch: same arguments, result and conditions.
 
@@ -105,32 +113,54 @@ def packed_attention_reference(
     Raises:
         ValueError: an argument breaks a condition of :func:`packed_attention`.
     """
-    _check_layout(qkv, cu_seqlens, max_length, num_heads, scale)
+    _check_layout(qkv, cu_seqlens, max_length, num_heads, scale, int8_scales)
     boundaries = cu_seqlens.tolist()
     _check_boundaries(boundaries, qkv.shape[0], max_length)
     qkv_T3NH = qkv.float().unflatten(1, (3, num_heads, qkv.shape[1] // 3 // num_heads))
+    if int8_scales:
+        qkv_T3NH = qkv_T3NH * qkv_T3NH.new_tensor(int8_scales[:3])[:, None, None]
     query_NTH, key_NTH, value_NTH = qkv_T3NH.permute(1, 2, 0, 3)
     context_NTH = torch.empty_like(query_NTH)
     for begin, end in pairwise(boundaries):
+        if begin == end:
+            continue
         scores_NLL = query_NTH[:, begin:end] @ key_NTH[:, begin:end].transpose(1, 2) * scale
-        context_NTH[:, begin:end] = scores_NLL.softmax(dim=-1) @ value_NTH[:, begin:end]
-    return context_NTH.transpose(0, 1).flatten(1).to(qkv.dtype)
+        shares_NLL = (scores_NLL - scores_NLL.amax(-1, keepdim=True)).exp()
+        if int8_scales:
+            shares_NLL = (shares_NLL * 255).round()
+        total_NL1 = shares_NLL.sum(-1, keepdim=True)
+        rounded_NLL = shares_NLL if int8_scales else shares_NLL.to(qkv.dtype).float()
+        context_NTH[:, begin:end] = rounded_NLL @ value_NTH[:, begin:end] / total_NL1
+    context = context_NTH.transpose(0, 1).flatten(1)
+    return ((context / int8_scales[3]).round().clamp(-127, 127) if int8_scales else context).to(qkv.dtype)
 
 
-def _packed_attention_fake(qkv: Tensor, cu_seqlens: Tensor, max_length: int, num_heads: int, scale: float) -> Tensor:
-    _check_layout(qkv, cu_seqlens, max_length, num_heads, scale)
+def _packed_attention_fake(
+    qkv: Tensor, cu_seqlens: Tensor, max_length: int, num_heads: int, scale: float, int8_scales: Sequence[float] = ()
+) -> Tensor:
+    _check_layout(qkv, cu_seqlens, max_length, num_heads, scale, int8_scales)
     return qkv.new_empty(qkv.shape[0], qkv.shape[1] // 3)
 
 
-def _check_layout(qkv: Tensor, cu_seqlens: Tensor, max_length: int, num_heads: int, scale: float) -> None:
+def _check_layout(
+    qkv: Tensor, cu_seqlens: Tensor, max_length: int, num_heads: int, scale: float, int8_scales: Sequence[float]
+) -> None:
     """Refuse what is wrong with shapes, dtypes and numbers, without looking at any data."""
     if qkv.dim() != 2 or qkv.shape[1] == 0 or qkv.shape[1] % 3 != 0:
         raise ValueError(
             "packed_attention: qkv must be [tokens, 3 * hidden_size] with query, key and value side by side, "
             f"found shape {list(qkv.shape)}"
         )
-    if qkv.dtype not in (torch.float32, torch.bfloat16):
-        raise ValueError(f"packed_attention: qkv must be float32 or bfloat16, found {qkv.dtype}")
+    if qkv.dtype not in (torch.float32, torch.bfloat16, torch.int8):
+        raise ValueError(f"packed_attention: qkv must be float32, bfloat16 or int8, found {qkv.dtype}")
+    wanted = 4 if qkv.dtype == torch.int8 else 0
+    if len(int8_scales) != wanted:
+        raise ValueError(
+            f"packed_attention: int8_scales must hold {wanted} numbers for {qkv.dtype}, found {len(int8_scales)}"
+        )
+    wrong = [one for one in int8_scales if not (math.isfinite(one) and one > 0)]
+    if wrong:
+        raise ValueError(f"packed_attention: int8_scales must be finite and positive, found {wrong[0]}")
     if num_heads < 1 or qkv.shape[1] // 3 % num_heads != 0:
         raise ValueError(
             f"packed_attention: num_heads must be at least 1 and divide hidden_size {qkv.shape[1] // 3}, "

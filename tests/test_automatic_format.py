@@ -20,7 +20,7 @@ def fast_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU with AVX-512, a compiler and the op library, whatever this one has."""
     monkeypatch.setattr(machine, "compiler", lambda: "g++")
     monkeypatch.setattr(ops, "is_available", lambda: True)
-    monkeypatch.setattr(automatic, "encoder_kernel", lambda: "avx512_bf16")
+    monkeypatch.setattr(automatic.ops, "cpu_kernel", lambda: "avx512_bf16")
 
 
 def chosen(activation: str = "gelu_new", **words: Any) -> str:
@@ -54,9 +54,9 @@ def test_what_the_op_does_not_compute_is_compiled() -> None:
 
 
 def test_a_machine_without_the_op_or_without_avx_512_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(automatic, "encoder_kernel", lambda: "avx2")
+    monkeypatch.setattr(automatic.ops, "cpu_kernel", lambda: "avx2")
     assert chosen() == "aotinductor"
-    monkeypatch.setattr(automatic, "encoder_kernel", lambda: "avx512")
+    monkeypatch.setattr(automatic.ops, "cpu_kernel", lambda: "avx512")
     assert chosen() == "native"
     monkeypatch.setattr(ops, "is_available", lambda: False)
     assert chosen() == "aotinductor"

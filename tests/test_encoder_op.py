@@ -267,7 +267,7 @@ def test_each_instruction_set_of_this_machine_equals_the_reference(capability: s
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     expected = {"default": "DEFAULT baseline", "avx2": "AVX2 avx2", "avx512": "AVX512 avx512"}
-    assert done.stdout.strip() == expected[capability]
+    assert done.stdout.strip().split("_")[0] == expected[capability]
 
 
 BAD: list[tuple[dict[str, Any], str]] = [

@@ -26,7 +26,6 @@ from torch.export import ExportedProgram
 from albert_fast import ops
 from albert_fast.batch import Batch, ShapeProfile
 from albert_fast.capture import capture
-from albert_fast.encoder_op import encoder_kernel
 from albert_fast.engine import FORMATS, build, load, machine, native, read_manifest, signature
 from albert_fast.engine.comparing import at_text
 from albert_fast.engine.encoder_weights import fuse
@@ -103,7 +102,7 @@ def test_the_new_program_holds_each_weight_once_and_the_old_one_is_as_it_was(pro
 def test_the_manifest_says_what_was_fused_and_asks_for_the_op_library() -> None:
     manifest = read_manifest(engine_file("native"))
     assert manifest.notes["encoder"] == {"passes": 6, "dtype": "float32", "first_token_only": False}
-    assert manifest.notes["kernel"] == encoder_kernel()
+    assert manifest.notes["kernel"] == ops.cpu_kernel()
     assert manifest.requires.op_library and manifest.requires.cpu_flags == machine.cpu_flags()
 
 

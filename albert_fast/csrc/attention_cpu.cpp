@@ -1,7 +1,6 @@
-// albert_fast::packed_attention on the CPU: checks the arguments, cuts the batch into blocks of queries, and lets the
-// threads take them one by one, so that a batch of mixed lengths keeps all of them busy to the end.
+// albert_fast::packed_attention on the CPU: checks the arguments, and lets the threads take one head of one sequence
+// after the other, or a part of its queries, so that a batch of mixed lengths keeps all of them busy to the end.
 #include <ATen/Parallel.h>
-#include <ATen/Version.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -9,7 +8,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <string>
+#include <memory>
+#include <new>
 #include <vector>
 
 #include "attention.h"
@@ -17,30 +17,36 @@
 namespace albert_fast {
 namespace {
 
-// torch's own verdict on this processor, which also obeys ATEN_CPU_CAPABILITY.
 const AttentionKernels& chosen_kernels() {
-#ifdef ALBERT_FAST_X86
-  static const std::string capability = at::get_cpu_capability();
-  if (capability.rfind("AVX512", 0) == 0) {
-    return avx512::kernels;
+  switch (instruction_set()) {
+#define ALBERT_FAST_CASE(isa)  \
+  case InstructionSet::isa:    \
+    return isa::attention;
+    ALBERT_FAST_FOR_EACH_ISA(ALBERT_FAST_CASE)
+#undef ALBERT_FAST_CASE
   }
-  if (capability == "AVX2") {
-    return avx2::kernels;
-  }
-#endif
-  return baseline::kernels;
+  return baseline::attention;  // not reached
 }
 
 // The conditions of _check_layout in ops.py, which sees no data.
 void check_layout(
-    const at::Tensor& qkv, const at::Tensor& cu_seqlens, int64_t max_length, int64_t num_heads, double scale) {
+    const at::Tensor& qkv, const at::Tensor& cu_seqlens, int64_t max_length, int64_t num_heads, double scale,
+    at::ArrayRef<double> int8_scales) {
   TORCH_CHECK(
       qkv.dim() == 2 && qkv.size(1) > 0 && qkv.size(1) % 3 == 0,
       "packed_attention: qkv must be [tokens, 3 * hidden_size] with query, key and value side by side, found shape ",
       qkv.sizes());
   TORCH_CHECK(
-      qkv.scalar_type() == at::kFloat || qkv.scalar_type() == at::kBFloat16,
-      "packed_attention: qkv must be float32 or bfloat16, found ", qkv.scalar_type());
+      qkv.scalar_type() == at::kFloat || qkv.scalar_type() == at::kBFloat16 || qkv.scalar_type() == at::kChar,
+      "packed_attention: qkv must be float32, bfloat16 or int8, found ", qkv.scalar_type());
+  const size_t scales = qkv.scalar_type() == at::kChar ? 4 : 0;
+  TORCH_CHECK(
+      int8_scales.size() == scales, "packed_attention: int8_scales must hold ", scales, " numbers for ",
+      qkv.scalar_type(), ", found ", int8_scales.size());
+  for (const double one : int8_scales) {
+    TORCH_CHECK(
+        std::isfinite(one) && one > 0, "packed_attention: int8_scales must be finite and positive, found ", one);
+  }
   TORCH_CHECK(
       num_heads >= 1 && qkv.size(1) / 3 % num_heads == 0,
       "packed_attention: num_heads must be at least 1 and divide hidden_size ", qkv.size(1) / 3, ", found ",
@@ -75,9 +81,27 @@ void check_boundaries(const int32_t* cu_seqlens, int64_t batch, int64_t tokens, 
       ", found ", cu_seqlens[batch]);
 }
 
+std::vector<Queries> shared_out(const int32_t* starts, int64_t batch, int64_t num_heads, int64_t threads) {
+  std::vector<Queries> items;
+  for (int64_t sequence = 0; sequence < batch; ++sequence) {
+    const int64_t begin = starts[sequence], length = starts[sequence + 1] - begin;
+    int64_t parts = 1;
+    if (threads > 1 && batch * num_heads < 4 * threads) {
+      parts = std::max<int64_t>(1, std::min(4 * threads / (batch * num_heads), length / kQueriesWorthAnItem));
+    }
+    for (int64_t head = 0; head < num_heads && length > 0; ++head) {
+      for (int64_t part = 0; part < parts; ++part) {
+        items.push_back({begin, length, part * length / parts, (part + 1) * length / parts, head});
+      }
+    }
+  }
+  return items;
+}
+
 at::Tensor packed_attention_cpu(
-    const at::Tensor& qkv, const at::Tensor& cu_seqlens, int64_t max_length, int64_t num_heads, double scale) {
-  check_layout(qkv, cu_seqlens, max_length, num_heads, scale);
+    const at::Tensor& qkv, const at::Tensor& cu_seqlens, int64_t max_length, int64_t num_heads, double scale,
+    at::ArrayRef<double> int8_scales) {
+  check_layout(qkv, cu_seqlens, max_length, num_heads, scale, int8_scales);
   const at::Tensor packed = qkv.contiguous();
   const at::Tensor boundaries = cu_seqlens.contiguous();
   const int32_t* const starts = boundaries.const_data_ptr<int32_t>();
@@ -87,44 +111,42 @@ at::Tensor packed_attention_cpu(
   check_boundaries(starts, batch, tokens, max_length);
 
   at::Tensor result = at::empty({tokens, hidden_size}, packed.options());
-  const PackedAttention problem{
-      packed.const_data_ptr(), result.mutable_data_ptr(), num_heads, hidden_size / num_heads,
-      static_cast<float>(scale)};
-  const bool is_float32 = packed.scalar_type() == at::kFloat;
-  const QueryBlockKernel kernel = is_float32 ? chosen_kernels().float32 : chosen_kernels().bfloat16;
-
-  std::vector<QueryBlock> blocks;
-  for (int64_t sequence = 0; sequence < batch; ++sequence) {
-    const int64_t length = starts[sequence + 1] - starts[sequence];
-    for (int64_t head = 0; head < num_heads; ++head) {
-      for (int64_t query = 0; query < length; query += kQueriesPerBlock) {
-        blocks.push_back({starts[sequence], length, query, head});
-      }
-    }
+  PackedAttention problem{
+      packed.const_data_ptr(), result.mutable_data_ptr(), Type::float32, num_heads, hidden_size / num_heads,
+      static_cast<float>(scale), 1.0f, 1.0f, 1.0f, 1.0f};
+  if (packed.scalar_type() == at::kBFloat16) {
+    problem.type = Type::bfloat16;
+  } else if (packed.scalar_type() == at::kChar) {
+    problem.type = Type::int8;
+    problem.query_scale = static_cast<float>(int8_scales[0]);
+    problem.key_scale = static_cast<float>(int8_scales[1]);
+    problem.value_scale = static_cast<float>(int8_scales[2]);
+    problem.result_scale = static_cast<float>(int8_scales[3]);
   }
-  const int64_t count = static_cast<int64_t>(blocks.size());
+  int64_t longest = 0;
+  for (int64_t sequence = 0; sequence < batch; ++sequence) {
+    longest = std::max<int64_t>(longest, starts[sequence + 1] - starts[sequence]);
+  }
+  const AttentionKernels& kernels = chosen_kernels();
+  const std::vector<Queries> items = shared_out(starts, batch, num_heads, at::get_num_threads());
+  const int64_t count = static_cast<int64_t>(items.size());
+  const int64_t scratch_bytes = kernels.scratch_bytes(problem, longest);
   std::atomic<int64_t> next{0};
   at::parallel_for(0, std::min<int64_t>(at::get_num_threads(), count), 1, [&](int64_t, int64_t) {
-    std::vector<float> scratch(scratch_floats(problem.head_size));
+    constexpr std::align_val_t kAligned{64};
+    const std::unique_ptr<char[], void (*)(char*)> scratch(
+        new (kAligned) char[scratch_bytes], [](char* memory) { ::operator delete[](memory, kAligned); });
     for (int64_t index = next++; index < count; index = next++) {
-      kernel(problem, blocks[index], scratch.data());
+      kernels.run(problem, items[index], scratch.get());
     }
   });
   return result;
-}
-
-std::string cpu_kernel() {
-  return chosen_kernels().name;
 }
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(albert_fast, CPU, m) {
   m.impl("packed_attention", &packed_attention_cpu);
-}
-
-TORCH_LIBRARY_IMPL(albert_fast, CatchAll, m) {
-  m.impl("cpu_kernel", &cpu_kernel);
 }
 
 }  // namespace albert_fast

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "instruction_sets.h"
+
 namespace albert_fast {
 
 // Weights lie in panels of this many output channels: packed[panel][step][channel][element], where a step is the one
@@ -92,23 +94,16 @@ struct Team {
 };
 
 struct EncoderKernels {
-  const char* name;
   int64_t (*workspace_bytes)(const Encoder&, const Batch&, int64_t threads);
   // All threads of a team call this together. `workspace` is shared and aligned to 64 bytes.
   void (*run)(const Encoder&, const Batch&, Team&, int64_t thread, char* workspace);
 };
 
-#define ALBERT_FAST_DECLARE(isa)          \
-  namespace isa {                         \
-  extern const EncoderKernels encoder;    \
+#define ALBERT_FAST_DECLARE(isa)        \
+  namespace isa {                       \
+  extern const EncoderKernels encoder;  \
   }
-ALBERT_FAST_DECLARE(baseline)
-#ifdef ALBERT_FAST_X86
-ALBERT_FAST_DECLARE(avx2)
-ALBERT_FAST_DECLARE(avx512)
-ALBERT_FAST_DECLARE(avx512_vnni)
-ALBERT_FAST_DECLARE(avx512_bf16)
-#endif
+ALBERT_FAST_FOR_EACH_ISA(ALBERT_FAST_DECLARE)
 #undef ALBERT_FAST_DECLARE
 
 }  // namespace albert_fast

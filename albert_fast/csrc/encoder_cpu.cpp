@@ -1,7 +1,6 @@
 // albert_fast::encoder on the CPU: checks the arguments, finds the tokens that are text, and starts one team of threads
 // that goes through all passes together.
 #include <ATen/Parallel.h>
-#include <ATen/Version.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <omp.h>
@@ -22,20 +21,15 @@
 namespace albert_fast {
 namespace {
 
-// torch's own verdict on this processor, which also obeys ATEN_CPU_CAPABILITY, and what it says beyond that.
 const EncoderKernels& chosen_kernels() {
-#ifdef ALBERT_FAST_X86
-  static const std::string capability = at::get_cpu_capability();
-  if (capability.rfind("AVX512", 0) == 0) {
-    static const bool vnni = __builtin_cpu_supports("avx512vnni");
-    static const bool bf16 = vnni && __builtin_cpu_supports("avx512bf16");
-    return bf16 ? avx512_bf16::encoder : vnni ? avx512_vnni::encoder : avx512::encoder;
+  switch (instruction_set()) {
+#define ALBERT_FAST_CASE(isa)  \
+  case InstructionSet::isa:    \
+    return isa::encoder;
+    ALBERT_FAST_FOR_EACH_ISA(ALBERT_FAST_CASE)
+#undef ALBERT_FAST_CASE
   }
-  if (capability == "AVX2") {
-    return avx2::encoder;
-  }
-#endif
-  return baseline::encoder;
+  return baseline::encoder;  // not reached
 }
 
 // Scratch memory outlives a call, or its pages would be fetched from the system each time. Calls that run at the same
@@ -200,18 +194,10 @@ at::Tensor encoder_cpu(
   return result;
 }
 
-std::string encoder_kernel() {
-  return chosen_kernels().name;
-}
-
 }  // namespace
 
 TORCH_LIBRARY_IMPL(albert_fast, CPU, m) {
   m.impl("encoder", &encoder_cpu);
-}
-
-TORCH_LIBRARY_IMPL(albert_fast, CatchAll, m) {
-  m.impl("encoder_kernel", &encoder_kernel);
 }
 
 }  // namespace albert_fast

@@ -340,8 +340,6 @@ void run(const Encoder& problem, const Batch& batch, Team& team, int64_t thread,
 
 }  // namespace
 
-#define ALBERT_FAST_NAME_OF(isa) #isa
-#define ALBERT_FAST_NAME(isa) ALBERT_FAST_NAME_OF(isa)
-const EncoderKernels encoder = {ALBERT_FAST_NAME(ALBERT_FAST_ISA), workspace_bytes, run};
+const EncoderKernels encoder = {workspace_bytes, run};
 
 }  // namespace albert_fast::ALBERT_FAST_ISA

@@ -121,7 +121,7 @@ struct Plan {
     for (int64_t text = 0; text < batch.batch; ++text) {
       longest = larger(longest, batch.texts[text].end - batch.texts[text].begin);
     }
-    scratch_bytes = round_up(attention_scratch_bytes<Attention>(longest, problem.hidden_size / problem.num_heads), 64);
+    scratch_bytes = AttentionScratch<Attention>(longest, problem.hidden_size / problem.num_heads, nullptr).bytes;
     scratch = carver.take(scratch_bytes * threads);
     bytes = carver.used;
   }

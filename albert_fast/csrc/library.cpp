@@ -11,12 +11,14 @@ TORCH_LIBRARY(albert_fast, m) {
   m.set_python_module("albert_fast.ops");
 
   // Softmax attention within each sequence of a packed batch.
-  //   qkv         [tokens, 3 * hidden_size], float32 or bfloat16: query, key and value side by side
+  //   qkv         [tokens, 3 * hidden_size], float32, bfloat16 or int8: query, key and value side by side
   //   cu_seqlens  [batch + 1], int32: sequence i is rows cu_seqlens[i] to cu_seqlens[i + 1], and may be empty
   //   max_length  at least the longest sequence's length; SymInt, so a compiled graph serves every length
-  //   returns     [tokens, hidden_size] in qkv's dtype, computed in float32
+  //   int8_scales with int8: what query, key, value and the result are multiplied by; else empty
+  //   returns     [tokens, hidden_size] in qkv's dtype
   m.def(
-      "packed_attention(Tensor qkv, Tensor cu_seqlens, SymInt max_length, int num_heads, float scale) -> Tensor",
+      "packed_attention(Tensor qkv, Tensor cu_seqlens, SymInt max_length, int num_heads, float scale, "
+      "float[] int8_scales=[]) -> Tensor",
       {at::Tag::pt2_compliant_tag});
 
   m.set_python_module("albert_fast.encoder_op");
@@ -33,11 +35,9 @@ TORCH_LIBRARY(albert_fast, m) {
       "bool first_token_only) -> Tensor",
       {at::Tag::pt2_compliant_tag});
 
-  // What this library is: the torch it was compiled against, and the instruction sets of its CPU kernels in use;
-  // the encoder tells more of them apart than packed_attention does.
+  // What this library is: the torch it was compiled against, and the instruction set of its CPU kernels in use.
   m.def("built_with_torch() -> str", [] { return std::string(TORCH_VERSION); });
   m.def("cpu_kernel() -> str");
-  m.def("encoder_kernel() -> str");
 }
 
 // These ops serve inference. Without this a backward pass through one would quietly yield no gradient.

@@ -171,12 +171,12 @@ inline void store(BFloat16* place, Floats value) {
 
 constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
 
-// 2^x: below -126 it stays at 2^-126 = 1.2e-38, above 127 at 2^127. 2^n * 2^f, n the nearest integer and |f| <= 1/2.
+// 2^x: below -126 it stays at 2^-126 = 1.2e-38, above 127 at 2^127; NaN stays NaN. 2^n * 2^f, n the nearest integer and |f| <= 1/2.
 // The polynomials are minimax fits of 2^f over that interval, the constant held at 1: a relative error of 1e-7 with
 // float32's coefficients and of 1e-4, a twentieth of bfloat16's step, with the rough ones.
 template <bool kRough>
 inline Floats power_of_2(Floats x) {
-  x = larger_of(smaller_of(x, broadcast(127.0f)), broadcast(-126.0f));
+  x = larger_of(broadcast(-126.0f), smaller_of(broadcast(127.0f), x));
   const Floats shifted = x + kRounder;
   const Floats f = x - (shifted - kRounder);
   Floats series;

@@ -17,7 +17,6 @@ from torch.export import ExportedProgram
 
 from albert_fast import ops
 from albert_fast.batch import ShapeProfile
-from albert_fast.encoder_op import encoder_kernel
 from albert_fast.engine import aotinductor, cpu_int8, machine
 from albert_fast.engine.exported_program import moved
 from albert_fast.engine.formats import Run, Written
@@ -62,7 +61,7 @@ def write(
             "dtype": encoder.weight_dtype,
             "first_token_only": encoder.settings.first_token_only,
         },
-        "kernel": encoder_kernel(),
+        "kernel": ops.cpu_kernel(),
         "threads": torch.get_num_threads(),
     }
     quantized = cpu_int8.is_quantized(program)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from albert_fast import ops
 from albert_fast.config import AlbertConfig
-from albert_fast.encoder_op import encoder_kernel
 from albert_fast.engine import FORMATS, machine
 from albert_fast.precision import PRECISIONS
 from albert_fast.recipe import quantizing
@@ -27,7 +26,7 @@ def format_of(recipe: Recipe, config: AlbertConfig) -> str:
     suits = (
         recipe.device_name == "cpu"
         and ops.is_available()
-        and encoder_kernel().startswith("avx512")
+        and ops.cpu_kernel().startswith("avx512")
         and refusal(FORMATS["native"], PRECISIONS[recipe.precision], "cpu") is None
         and recipe.attention in (AUTO, "sdpa")
         and config.hidden_act in NATIVE_ACTIVATIONS

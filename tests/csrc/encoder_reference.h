@@ -65,7 +65,8 @@ inline double activate(Activation activation, double x) {
 }
 
 // One head's context for one query, over the keys and values in `qkv` from `first_key` on. A row holds query, key and
-// value side by side, `size` is the hidden size, and the head begins at channel `first`.
+// value side by side, `size` is the hidden size, and the head begins at channel `first`. Probabilities in bytes are
+// whole 255ths of the largest.
 inline void attend(
     const Table& qkv, int64_t query, int64_t first_key, int64_t size, int64_t first, int64_t head_size, double scale,
     Type probabilities, Row& context) {
@@ -80,7 +81,9 @@ inline void attend(
     best = std::fmax(best, scores.back());
   }
   for (size_t index = 0; index < scores.size(); ++index) {
-    const double share = std::exp(scores[index] - best), stored = rounded(share, probabilities);
+    const double exact = std::exp(scores[index] - best);
+    const double share = probabilities == Type::int8 ? std::nearbyint(255 * exact) : exact;
+    const double stored = rounded(share, probabilities);
     sum += share;
     for (int64_t i = first; i < first + head_size; ++i) {
       context[i] += stored * qkv[first_key + index][2 * size + i];

@@ -1,8 +1,8 @@
 // Checks the kernels of one instruction set against plain loops, with neither torch nor Python: for sanitizers, and
 // for processors that the other tests do not run on. One line for each group of problems; exit status 1 on a mismatch.
 //
-//   c++ -std=c++17 -DALBERT_FAST_ISA=baseline -DALBERT_FAST_ATTENTION_ISA=baseline -DALBERT_FAST_VECTOR_BYTES=16
-//       -I albert_fast/csrc tests/csrc/kernels_check.cpp albert_fast/csrc/*_kernel.cpp -pthread
+//   c++ -std=c++17 -DALBERT_FAST_ISA=baseline -DALBERT_FAST_VECTOR_BYTES=16 -I albert_fast/csrc
+//       tests/csrc/kernels_check.cpp albert_fast/csrc/*_kernel.cpp -pthread
 #include <algorithm>
 #include <cstdio>
 #include <memory>
@@ -17,7 +17,10 @@ namespace albert_fast {
 namespace {
 
 const EncoderKernels& encoder_kernels = ALBERT_FAST_ISA::encoder;
-const AttentionKernels& attention_kernels = ALBERT_FAST_ATTENTION_ISA::kernels;
+const AttentionKernels& attention_kernels = ALBERT_FAST_ISA::attention;
+#define ALBERT_FAST_NAME_OF(isa) #isa
+#define ALBERT_FAST_NAME(isa) ALBERT_FAST_NAME_OF(isa)
+constexpr const char* kKernels = ALBERT_FAST_NAME(ALBERT_FAST_ISA);
 
 // Differences from the reference in a group of problems.
 class Differences {
@@ -30,12 +33,12 @@ class Differences {
   }
 
   // Prints the line of the group; whether both are within their limits.
-  bool report(const char* what, const char* kernels, const char* kind, double largest, double mean) const {
+  bool report(const char* what, const char* kind, double largest, double mean) const {
     const double found_mean = sum_ / static_cast<double>(count_);
     const bool good = count_ > 0 && largest_ <= largest && found_mean <= mean;
     printf(
         "%s %-9s %-12s %-24s largest difference %.1e (limit %.2g), mean %.1e (limit %.2g), of %lld numbers\n",
-        good ? "good" : "BAD ", what, kernels, kind, largest_, largest, found_mean, mean,
+        good ? "good" : "BAD ", what, kKernels, kind, largest_, largest, found_mean, mean,
         static_cast<long long>(count_));
     return good;
   }
@@ -143,74 +146,103 @@ bool check_encoder(const Kind& kind) {
     const SampleBatch batch(random, problem.sizes.embedding, problem.lengths, problem.left_padding);
     compare(encoder, batch, answer(encoder, batch, problem.threads), differences);
   }
-  return differences.report("encoder", encoder_kernels.name, kind.name, kind.largest, kind.mean);
+  return differences.report("encoder", kind.name, kind.largest, kind.mean);
 }
 
-template <class Element>
-Element element_of(float value) {
-  if constexpr (std::is_same_v<Element, float>) {
+// Numbers as packed_attention reads and writes them.
+struct Float {
+  using Element = float;
+  static constexpr Type type = Type::float32;
+
+  static float element(float value) {
     return value;
-  } else {
+  }
+  static double value(float element) {
+    return element;
+  }
+};
+
+struct Half {
+  using Element = uint16_t;
+  static constexpr Type type = Type::bfloat16;
+
+  static uint16_t element(float value) {
     return bfloat16_bits(value);
   }
-}
+  static double value(uint16_t element) {
+    return from_bfloat16(element);
+  }
+};
 
-inline double value_of(float element) {
-  return element;
-}
+struct Byte {
+  using Element = int8_t;
+  static constexpr Type type = Type::int8;
 
-inline double value_of(uint16_t element) {
-  return from_bfloat16(element);
-}
+  static int8_t element(float value) {
+    return value != value ? -128 : static_cast<int8_t>(std::fmax(std::fmin(value / 0.03f, 127.0f), -127.0f));
+  }
+  static double value(int8_t element) {
+    return element;
+  }
+};
 
-// packed_attention over some texts, a block of queries at a time.
-template <class Element>
-void check_head_size(QueryBlockKernel kernel, Random& random, int64_t head_size, Differences& differences) {
+// packed_attention over some texts, a part of a head's queries at a time. Differences of bytes are in steps.
+template <class Number>
+void check_head_size(Random& random, int64_t head_size, Differences& differences) {
   constexpr int64_t kHeads = 3;
+  constexpr float kScales[4] = {0.03f, 0.025f, 0.04f, 0.02f};
+  constexpr bool kBytes = Number::type == Type::int8;
   const int64_t size = kHeads * head_size;
   for (const int64_t length : {1, 5, 32, 33, 64, 65, 130}) {
     constexpr int64_t kBefore = 2;  // rows of another sequence, which nothing reads
-    std::vector<Element> qkv((kBefore + length) * 3 * size, element_of<Element>(NAN));
-    std::vector<Element> result((kBefore + length) * size);
+    std::vector<typename Number::Element> qkv((kBefore + length) * 3 * size, Number::element(NAN));
+    std::vector<typename Number::Element> result((kBefore + length) * size);
     Table rows(length, Row(3 * size));
     for (int64_t row = 0; row < length; ++row) {
       for (int64_t i = 0; i < 3 * size; ++i) {
-        Element& element = qkv[(kBefore + row) * 3 * size + i];
-        element = element_of<Element>(normal(random));
-        rows[row][i] = value_of(element);
+        auto& element = qkv[(kBefore + row) * 3 * size + i];
+        element = Number::element(normal(random));
+        rows[row][i] = Number::value(element) * (kBytes ? kScales[i / size] : 1.0f);
       }
     }
     const float scale = 1.0f / std::sqrt(static_cast<float>(head_size));
-    const PackedAttention problem{qkv.data(), result.data(), kHeads, head_size, scale};
+    const PackedAttention problem{qkv.data(), result.data(), Number::type, kHeads, head_size, scale,
+                                  kScales[0], kScales[1],    kScales[2],   kScales[3]};
     Table expected(length, Row(size));
+    const auto scratch = fresh_memory(attention_kernels.scratch_bytes(problem, length));
     for (int64_t head = 0; head < kHeads; ++head) {
-      for (int64_t query = 0; query < length; query += kQueriesPerBlock) {
-        std::vector<float> scratch(scratch_floats(head_size), NAN);
-        kernel(problem, {kBefore, length, query, head}, scratch.data());
+      const int64_t parts = length > 60 ? 3 : 1;
+      for (int64_t part = 0; part < parts; ++part) {
+        const Queries queries{kBefore, length, part * length / parts, (part + 1) * length / parts, head};
+        attention_kernels.run(problem, queries, scratch.get());
       }
       for (int64_t query = 0; query < length; ++query) {
-        attend(rows, query, 0, size, head * head_size, head_size, scale, Type::float32, expected[query]);
+        attend(rows, query, 0, size, head * head_size, head_size, scale, Number::type, expected[query]);
       }
     }
     for (int64_t i = 0; i < length * size; ++i) {
-      differences.add(value_of(result[kBefore * size + i]), expected[i / size][i % size]);
+      const double exact = expected[i / size][i % size] / (kBytes ? kScales[3] : 1.0f);
+      differences.add(
+          Number::value(result[kBefore * size + i]),
+          kBytes ? std::fmax(std::fmin(std::nearbyint(exact), 127.0), -127.0) : exact);
     }
   }
 }
 
-template <class Element>
-bool check_attention(QueryBlockKernel kernel, const char* kind, double largest, double mean) {
+template <class Number>
+bool check_attention(const char* kind, double largest, double mean) {
   Differences differences;
   Random random(7);
   for (const int64_t head_size : {1, 5, 13, 32, 33, 67}) {
-    check_head_size<Element>(kernel, random, head_size, differences);
+    check_head_size<Number>(random, head_size, differences);
   }
-  return differences.report("attention", attention_kernels.name, kind, largest, mean);
+  return differences.report("attention", kind, largest, mean);
 }
 
 bool check() {
-  bool good = check_attention<float>(attention_kernels.float32, "float32", 2e-6, 1e-7);
-  good = check_attention<uint16_t>(attention_kernels.bfloat16, "bfloat16", 1e-2, 4e-4) && good;
+  bool good = check_attention<Float>("float32", 2e-6, 1e-7);
+  good = check_attention<Half>("bfloat16", 2e-2, 6e-4) && good;
+  good = check_attention<Byte>("int8", 1.0, 2e-2) && good;
   for (const Kind& kind : kKinds) {
     good = check_encoder(kind) && good;
   }
