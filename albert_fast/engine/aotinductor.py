@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_unflatten, treespec_loads
 
 from albert_fast import ops
 from albert_fast.batch import ShapeProfile
-from albert_fast.engine import cpu_attention, cpu_int8, cpu_prepack, machine, resident, signature
+from albert_fast.engine import cpu_attention, cpu_int8, cpu_prepack, machine, resident, signature, threads
 from albert_fast.engine.exported_program import moved
 from albert_fast.engine.formats import Run, Written
 from albert_fast.engine.manifest import Requirements
@@ -83,14 +83,15 @@ def write(
 def read(path: Path, *, device: str, profiles: tuple[ShapeProfile, ...], notes: Mapping[str, Any]) -> Run:
     """Load the package: its machine code becomes part of this process. The caller has compared its hash.
 
-    Its kernels use all of torch's threads, so callers at the same time are answered one after the other.
+    Each caller's kernels use all of torch's threads, so as many callers are answered at the same time as that leaves
+    processors for: one where torch has them all, see ``threads.callers_at_once``. They share the constants.
 
     Raises:
         EngineError: it multiplies int8, and oneDNN here would do that wrong; or PyTorch cannot unpack and load it.
     """
     if "int8" in notes:
         cpu_int8.require()
-    return load_package(path, device=device, callers=1)
+    return load_package(path, device=device, callers=threads.callers_at_once())
 
 
 def load_package(path: Path, *, device: str, callers: int) -> Run:
@@ -121,8 +122,8 @@ def load_package(path: Path, *, device: str, callers: int) -> Run:
     resident.page_out("/data/aotinductor/")  # the package's constants: PyTorch has copied what it computes with
     outputs = treespec_loads(specification[1])
 
-    def run(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Mapping[str, Tensor]:
-        return cast(Mapping[str, Tensor], tree_unflatten(call([input_ids, attention_mask, token_type_ids]), outputs))
+    def run(*inputs: Tensor) -> Mapping[str, Tensor]:
+        return cast(Mapping[str, Tensor], tree_unflatten(call(list(inputs)), outputs))
 
     return run
 
@@ -170,11 +171,12 @@ def _choose_linear(
 def compile_package(program: ExportedProgram, path: Path, *, freezing: bool) -> None:
     """Compile a program of our inputs to a package at ``path``.
 
-    Freezing folds packing ops into constants; Inductor's own packing, once per use, stays off.
+    Freezing folds packing ops into constants; Inductor's own packing, once per use, stays off. Kernels take as many
+    threads as their caller has: Inductor else writes down the number of the process that compiles.
     """
     from torch._inductor import aoti_compile_and_package, config
 
-    settings: dict[str, Any] = {"freezing": freezing, "cpp.weight_prepack": False}
+    settings: dict[str, Any] = {"freezing": freezing, "cpp.weight_prepack": False, "cpp.dynamic_threads": True}
     if hasattr(config.aot_inductor, "enable_line_tables"):  # debug information, 1.3 MB of it
         settings["aot_inductor.enable_line_tables"] = False
     with torch.no_grad(), _views_stay_views():

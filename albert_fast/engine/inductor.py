@@ -1,7 +1,8 @@
 """The format ``inductor``: ``torch.compile`` in this process, one whole graph, the shared layer compiled once.
 
 The layer is a nested compile region: every pass calls the same compiled code, so compile time does not grow with depth.
-Sizes that vary in the profile are dynamic. Batch 1 and length 1 get code of their own when they first occur.
+Sizes that vary in the profile are dynamic. Batch 1, length 1 and one asked position get code of their own when they
+first occur.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
     from albert_fast.functional import LayerSettings, LayerWeights, TransformerLayer
 
 
-def make(model: nn.Module, *, outputs: tuple[str, ...], profile: ShapeProfile) -> Run:
+def make(model: nn.Module, *, outputs: tuple[str, ...], profile: ShapeProfile, asked: bool = False) -> Run:
     """Compile ``model`` for the profile's sizes; it is not changed. Takes from seconds to a minute."""
     compiled = _compile(make_eager(_with_nested_layer(model), outputs=outputs, profile=profile))
     varying = {0: profile.min_batch < profile.max_batch, -1: profile.min_length < profile.max_length}
 
     def run(*inputs: Tensor) -> Mapping[str, Tensor]:
-        return compiled(*(_dynamic(tensor, varying) for tensor in inputs))
+        ids, positions = (_dynamic(tensor, varying) for tensor in inputs[:3]), inputs[3:]
+        return compiled(*ids, *(_dynamic(tensor, {0: True}) for tensor in positions))
 
     shape = [min(max(2, profile.min_batch), profile.max_batch), min(max(7, profile.min_length), profile.max_length)]
     if _takes_choices(model):
@@ -36,7 +38,8 @@ def make(model: nn.Module, *, outputs: tuple[str, ...], profile: ShapeProfile) -
     device = next(model.parameters()).device
     with torch.inference_mode():
         example = torch.ones(shape, dtype=torch.int64, device=device)
-        run(example, example.clone(), torch.zeros_like(example))
+        positions = [torch.zeros(2, dtype=torch.int64, device=device)] if asked else []
+        run(example, example.clone(), torch.zeros_like(example), *positions)
     return cast(Run, run)
 
 
@@ -72,8 +75,8 @@ def _nested(apply_layer: TransformerLayer, settings: LayerSettings) -> Transform
 def _compile(run: Run) -> Callable[..., Mapping[str, Tensor]]:
     """Compile a fresh function: variants are limited per function, and engines must not count for each other."""
 
-    def call(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Mapping[str, Tensor]:
-        return run(input_ids, attention_mask, token_type_ids)
+    def call(*inputs: Tensor) -> Mapping[str, Tensor]:
+        return run(*inputs)
 
     own = types.FunctionType(call.__code__.replace(), call.__globals__, call.__name__, closure=call.__closure__)
     compiled = torch.compile(own, fullgraph=True)

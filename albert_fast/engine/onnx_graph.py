@@ -20,12 +20,11 @@ from torch.export import ExportedProgram
 from albert_fast._optional import require
 from albert_fast.engine import onnx_quantized
 from albert_fast.engine.onnx_quantized import ACTIVATIONS
-from albert_fast.engine.signature import output_names
+from albert_fast.engine.signature import INPUT_DIMENSIONS, output_names
 
 OPSET = 20
 """The first opset with ``Gelu``; ONNX Runtime knows it since 1.17, TensorRT since 10."""
 ID_DTYPES = ("int64", "int32")
-DIMENSIONS = {2: ("batch", "length"), 3: ("batch", "choices", "length")}
 
 
 def require_onnx() -> None:
@@ -48,14 +47,15 @@ def to_onnx(
     """Translate a program into an ONNX graph.
 
     Args:
-        program: called with ``(input_ids, attention_mask, token_type_ids)``, returns a dict of tensors. It keeps its
-            dtypes; what is dynamic in it is dynamic in the graph.
-        ids: dtype of the three inputs, ``"int64"`` or ``"int32"``; int32 is cast to int64 inside.
+        program: called with ``(input_ids, attention_mask, token_type_ids)``, and ``positions`` where it answers at
+            asked ones alone; returns a dict of tensors. It keeps its dtypes; what is dynamic in it is dynamic in the
+            graph.
+        ids: dtype of the inputs, ``"int64"`` or ``"int32"``; int32 is cast to int64 inside.
         activations, tables: how a quantized program's pairs are written, see ``onnx_quantized.arrange``.
     Returns:
         An ``onnx.ModelProto``. Inputs are called as the program's, outputs as the keys of its dict, dynamic dimensions
-        ``batch``, ``choices`` and ``length``. Weights have the checkpoint's names; one that is stored transposed, for
-        ``MatMul``, ends in ``.T``.
+        ``batch``, ``choices``, ``length`` and ``asked``. Weights have the checkpoint's names; one that is stored
+        transposed, for ``MatMul``, ends in ``.T``.
     Raises:
         ValueError: ``ids`` or ``activations`` is something else.
         MissingDependencyError: onnx or onnxscript is not installed.
@@ -149,7 +149,7 @@ def _name(graph: Any, ir: Any) -> None:
     named = {
         size.value: name
         for value in graph.inputs
-        for size, name in zip(value.shape, DIMENSIONS[len(value.shape)], strict=True)
+        for size, name in zip(value.shape, INPUT_DIMENSIONS[len(value.shape)], strict=True)
         if not isinstance(size, int)
     }
     for value in (*graph.inputs, *graph.outputs):

@@ -16,7 +16,7 @@ from torch import Tensor
 from albert_fast._optional import require
 from albert_fast.engine import onnx_bfloat16, onnx_file
 from albert_fast.engine.formats import Run
-from albert_fast.engine.onnx_graph import DIMENSIONS
+from albert_fast.engine.signature import INPUT_DIMENSIONS
 from albert_fast.errors import EngineError
 
 _DTYPES: Mapping[str, tuple[torch.dtype, Any]] = {
@@ -88,9 +88,11 @@ def run_of(session: Any, *, device: str) -> Run:
     def bind(bound: Callable[..., None], name: str, tensor: Tensor, element: Any) -> None:
         bound(name, place.type, place.index or 0, element, tuple(tensor.shape), tensor.data_ptr())
 
-    def run(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Mapping[str, Tensor]:
-        given = [tensor.to(dtype).contiguous() for tensor in (input_ids, attention_mask, token_type_ids)]
-        sizes: dict[Any, int] = dict(zip(DIMENSIONS[input_ids.dim()], input_ids.shape, strict=True))
+    def run(*inputs: Tensor) -> Mapping[str, Tensor]:
+        given = [tensor.to(dtype).contiguous() for tensor in inputs]
+        sizes: dict[Any, int] = {}
+        for tensor in given:
+            sizes |= zip(INPUT_DIMENSIONS[tensor.dim()], tensor.shape, strict=True)
         binding, answers = session.io_binding(), {}
         for name, tensor in zip(names, given, strict=True):
             bind(binding.bind_input, name, tensor, element)

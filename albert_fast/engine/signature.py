@@ -10,12 +10,13 @@ import torch
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_unflatten
 
-from albert_fast.batch import ShapeProfile
+from albert_fast.batch import POSITIONS, ShapeProfile
 from albert_fast.engine.manifest import Dimension, TensorSpec
 
 QUANTIZED = ("int8", "float8_e4m3fn")
 OP_NAMESPACE = "albert_fast"
-_INPUT_DIMENSIONS = {2: ("batch", "length"), 3: ("batch", "choices", "length")}
+INPUT_DIMENSIONS = {1: ("asked",), 2: ("batch", "length"), 3: ("batch", "choices", "length")}
+"""Of an input, by how many it has: the positions, ids, or ids of choices."""
 
 
 def input_specs(program: ExportedProgram, profile: ShapeProfile) -> tuple[TensorSpec, ...]:
@@ -29,7 +30,7 @@ def input_specs(program: ExportedProgram, profile: ShapeProfile) -> tuple[Tensor
     for name in program.graph_signature.user_inputs:
         value = placeholders[str(name)]
         ranges = [_range(program, size) for size in value.shape]
-        names = _INPUT_DIMENSIONS[value.dim()]
+        names = INPUT_DIMENSIONS[value.dim()]
         dimensions = tuple(Dimension(n, low, high) for n, (low, high) in zip(names, ranges, strict=True))
         specs.append(TensorSpec(str(name), dtype_name(value.dtype), dimensions))
     asked = {"batch": (profile.min_batch, profile.max_batch), "length": (profile.min_length, profile.max_length)}
@@ -51,8 +52,8 @@ def output_specs(program: ExportedProgram) -> tuple[TensorSpec, ...]:
     A static size is named only in its own place, batch first and tokens second: sizes that merely agree mean nothing.
     """
     placeholders = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
-    first = placeholders[str(program.graph_signature.user_inputs[0])]
-    names = dict(zip(_INPUT_DIMENSIONS[first.dim()], first.shape, strict=True))
+    inputs = [placeholders[str(name)] for name in program.graph_signature.user_inputs]
+    names = {n: size for value in inputs for n, size in zip(INPUT_DIMENSIONS[value.dim()], value.shape, strict=True)}
     specs = []
     for name, value in _named_outputs(program).items():
         dimensions = []
@@ -85,6 +86,11 @@ def float_dtype(program: ExportedProgram) -> str:
     """The dtype in which what is not quantized computes: ``"float16"`` where any weight of two dimensions has it."""
     matrices = {dtype_name(t.dtype) for t in program.state_dict.values() if t.dim() > 1 and t.is_floating_point()}
     return next((name for name in ("float16", "bfloat16") if name in matrices), "float32")
+
+
+def is_asked(program: ExportedProgram) -> bool:
+    """Whether the program answers at asked positions alone: it then has them as an input."""
+    return POSITIONS in program.graph_signature.user_inputs
 
 
 def calls_our_ops(program: ExportedProgram) -> bool:
