@@ -14,16 +14,18 @@ from albert_fast.cli import print_json
 from albert_fast.cli.progress import Progress
 from albert_fast.cli.table import facts
 from albert_fast.engine import FORMATS, Manifest
+from albert_fast.engine.asked import per_asked
 from albert_fast.engine.manifest import manifest_path
 from albert_fast.heads import HEADS
 from albert_fast.pipelines.sources import tokenizer_folder
 from albert_fast.precision import METHODS, PARTS, PRECISIONS, RESTS
 from albert_fast.recipe import Recipe, export
 from albert_fast.recipe.quantizing import AUTO
+from albert_fast.recipe.words import CHOICES
 
 _QUANTIZE = ("scales", "calibration", "column", "label_column", "method", "parts", "rest", "keep", "max_drop", "report")
 _OVERRIDES = (
-    "head", "format", "precision", "profile", "attention", "device", "output", "revision",
+    "head", "format", "precision", "profile", "attention", "positions", "device", "output", "revision",
     "keep_float32", "overflow_text",
 )  # fmt: skip
 
@@ -48,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--head", choices=HEADS, help="what the model answers; the checkpoint's own unless given")
     parser.add_argument("--attention", choices=["auto", *ATTENTION], help="implementation in the graph; auto is sdpa")
+    parser.add_argument(
+        "--positions",
+        choices=CHOICES["positions"],
+        help="where scores over the vocabulary are computed: all (unless given) or asked, those that a call asks for",
+    )
     parser.add_argument("--device", help="that the engine runs on: cpu or cuda; the format's own unless given")
     parser.add_argument("--revision", help="branch, tag or commit of a hub model")
     parser.add_argument(
@@ -112,8 +119,10 @@ def run(arguments: argparse.Namespace) -> int:
 def summary(manifest: Manifest) -> list[tuple[str, str]]:
     """What an engine is, how large and how exact, as names and values."""
     error = manifest.error
+    asked = any(per_asked(spec) for spec in manifest.outputs)
     return [
         ("head", manifest.head),
+        *([("positions", "asked: scores over the vocabulary where a batch asks for them alone")] if asked else []),
         ("format", f"{manifest.format}, {manifest.precision}, {manifest.attention} attention, {manifest.device}"),
         ("profile", f"{manifest.profile} (batch x length)"),
         ("size", f"{manifest.file_bytes / 1e6:.1f} MB; weights {manifest.weight_bytes / 1e6:.1f} MB, each once"),

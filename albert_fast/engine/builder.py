@@ -21,7 +21,7 @@ from albert_fast.engine.formats import ENGINE_FILE, EmbeddingFormat, FileFormat,
 from albert_fast.engine.loader import make_engine
 from albert_fast.engine.manifest import SCHEMA_VERSION, Facts, Manifest, TensorSpec
 from albert_fast.engine.measure import Budget, MeasuredError, exceeded
-from albert_fast.engine.table import file_format, find_format
+from albert_fast.engine.table import file_format, find_format, positions_refusal
 from albert_fast.errors import EngineError
 
 SIZE_FACTOR = 1.1
@@ -54,7 +54,8 @@ def build(
         path: of the engine file; the manifest goes to ``<path>.manifest.json``. An older pair is replaced in the end.
         format: name of a ``"file"`` row of ``FORMATS``.
         facts: what the manifest holds and the program does not tell.
-        references: batches and what float32 eager answers to them. They should hold pairs and padded rows.
+        references: batches and what float32 eager answers to them, or to what they ask of a program that answers at
+            asked positions alone. They should hold pairs and padded rows.
         budget: limits of the measured error.
         device: ``"cpu"`` or ``"cuda"``: what the engine is compiled for.
         options: of the format, for example ``{"linear": "packed"}`` of ``aotinductor``.
@@ -72,6 +73,9 @@ def build(
     row = find_format(format, kind="file")
     machine.check_device_name(device)
     weight_bytes, dtype = signature.distinct_weight_bytes(program), signature.weight_dtype(program)
+    refusal = positions_refusal(row) if signature.is_asked(program) else None
+    if refusal is not None:
+        raise ValueError(refusal)
     _check_arguments(path, row, references, dtype=dtype, device=device, options=options or {})
     if not row.builds_without_device:
         machine.require_device(device)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from albert_fast.batch import Batch
+from albert_fast.engine.asked import per_asked
 from albert_fast.engine.manifest import TensorSpec
 from albert_fast.engine.measure import TIE, MeasuredError, measure
 from albert_fast.engine.shapes import per_token
@@ -55,13 +56,16 @@ def at_text(
         empty_texts: whether rows that have a text of no token stay as well.
     Returns:
         Both: ``[tokens, scores]`` where each token has scores; where each is one score among its text's, the
-        reference's smallest number stands at padding in both; other outputs as they are.
+        reference's smallest number stands at padding in both; other outputs, and those at asked positions, as they are.
     """
     seen = (mask != 0).cpu()
     rows = seen.any(-1) if seen.dim() == 2 else seen.any(-1).all(-1)
     rows = rows | empty_texts
     mine, theirs = {}, {}
     for spec in outputs:
+        if per_asked(spec):
+            mine[spec.name], theirs[spec.name] = found[spec.name], expected[spec.name]
+            continue
         one, other = found[spec.name].cpu()[rows], expected[spec.name].cpu()[rows]
         if per_token(spec) and one.shape == other.shape and other.numel():
             if one.dim() == seen.dim():

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from albert_fast.batch import Batch, ShapeProfile, check_inputs, hull, smallest_fitting
 from albert_fast.config import AlbertConfig
-from albert_fast.engine import shapes
+from albert_fast.engine import asked, shapes
 from albert_fast.engine.formats import Run
 from albert_fast.engine.manifest import Manifest, TensorSpec
 
@@ -59,6 +59,11 @@ class Engine:
         """Keys of what a call returns, in order."""
         return tuple(spec.name for spec in self.outputs)
 
+    @property
+    def asked(self) -> bool:
+        """Whether scores over the vocabulary are those at asked positions alone, see ``Batch.asked``."""
+        return any(asked.per_asked(spec) for spec in self.outputs)
+
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Run a batch of any number of rows.
 
@@ -69,11 +74,13 @@ class Engine:
 
         Args:
             batch: ids int64 or int32, ``[batch, length]`` (multiple choice ``[batch, choices, length]``), on any
-                device; the mask in any dtype, nonzero where there is text. Missing parts are filled in.
+                device; the mask in any dtype, nonzero where there is text. Missing parts are filled in. ``asked``
+                is for engines that answer at asked positions alone, see ``asked`` here; None asks for all text.
         Returns:
             Outputs by name, float32 in every precision that ``export`` offers, on the engine's device. They need no
             gradient. Per-token outputs mean nothing where there is no text: they are what the graph makes of padding,
-            or 0 where the batch ran in pieces and a place lies behind its piece's longest text.
+            or 0 where the batch ran in pieces and a place lies behind its piece's longest text. Outputs at asked
+            positions are ``[asked, vocab_size]``, in row-major order of ``Batch.asked``: ``whole[batch.asked]``.
         Raises:
             ValueError: texts longer than the profile, ids outside the vocabulary, a wrong dtype or rank; all problems
                 at once, before any work is done.
@@ -87,6 +94,8 @@ class Engine:
                 types.to(self.device, torch.int64).contiguous(),
             )
             pieces = self._pieces(inputs[1], padded=batch.attention_mask is not None)
+            if self.asked:
+                return asked.answer(self._run, inputs, batch.asked_or_text().to(self.device), self.outputs, pieces)
             if pieces is None:
                 outputs = self._run(*inputs)
                 return {spec.name: outputs[spec.name] for spec in self.outputs}
@@ -126,6 +135,8 @@ class Engine:
             if part is not None and (not isinstance(part, Tensor) or part.shape != ids.shape):
                 found = list(part.shape) if isinstance(part, Tensor) else type(part).__name__
                 raise ValueError(f"{name} is {found}, expected a tensor of the shape of input_ids, {list(ids.shape)}")
+        if batch.asked is not None:
+            self._check_asked(batch.asked, ids)
         problems = []
         for check in (self._check_values, self._check_profile):
             try:
@@ -134,6 +145,16 @@ class Engine:
                 problems.append(str(error))
         if problems:
             raise ValueError("; ".join(problems))
+
+    def _check_asked(self, places: object, ids: Tensor) -> None:
+        if not isinstance(places, Tensor) or places.shape != ids.shape or places.dtype != torch.bool:
+            found = f"{places.dtype} {list(places.shape)}" if isinstance(places, Tensor) else type(places).__name__
+            raise ValueError(f"asked is {found}, expected torch.bool of the shape of input_ids, {list(ids.shape)}")
+        if not self.asked:
+            raise ValueError(
+                "the batch asks at some positions, and this engine answers for every token: leave asked out and take "
+                "the rows of its answers, or export an engine with --positions asked"
+            )
 
     def _check_values(self, batch: Batch) -> None:
         flat = [

@@ -15,8 +15,9 @@ from albert_fast.batch import ShapeProfile
 from albert_fast.engine.manifest import Requirements
 from albert_fast.engine.shapes import Cutting
 
-Run = Callable[[Tensor, Tensor, Tensor], Mapping[str, Tensor]]
-"""``(input_ids, attention_mask, token_type_ids)``, int64 on the engine's device -> outputs by name."""
+Run = Callable[..., Mapping[str, Tensor]]
+"""``(input_ids, attention_mask, token_type_ids)``, and ``positions`` where it answers at asked ones alone; int64 on the
+engine's device -> outputs by name."""
 ENGINE_FILE = "the engine file"
 """What the error in a manifest is measured on, where the machine that built the engine could run it."""
 
@@ -58,6 +59,7 @@ class Format:
         attentions: the attention implementations it takes a graph with; empty where any will do.
         keeps_sites: whether it takes a quantized graph with passes or tensors of the encoder left unquantized.
         op_library: whether it needs ``libalbert_fast_ops.so``.
+        asks: whether it takes a graph, or a model, that answers at asked positions alone.
         skips_padding: whether it computes no padding by itself; per-token outputs then mean nothing there, and neither
             does anything about a text without a token.
         cutting: what cutting a batch of mixed lengths costs on the CPU, so that an engine computes little padding;
@@ -84,6 +86,7 @@ class Format:
     attentions: tuple[str, ...] = ()
     keeps_sites: bool = True
     op_library: bool = False
+    asks: bool = False
     skips_padding: bool = False
     cutting: Cutting | None = None
     uncut: Mapping[str, Any] = field(default_factory=dict)
@@ -197,6 +200,10 @@ class DescribingFormat(FileFormat, Protocol):
 class InProcessFormat(Protocol):
     """What the module of an ``"in-process"`` row offers."""
 
-    def make(self, model: nn.Module, *, outputs: tuple[str, ...], profile: ShapeProfile) -> Run:
-        """Turn a model in ``eval`` mode, already on its device, into a callable."""
+    def make(self, model: nn.Module, *, outputs: tuple[str, ...], profile: ShapeProfile, asked: bool = False) -> Run:
+        """Turn a model in ``eval`` mode, already on its device, into a callable.
+
+        Args:
+            asked: whether it is called with positions; only of a row that ``asks``, others need not take it.
+        """
         ...

@@ -9,16 +9,23 @@ import torch
 
 from albert_fast.batch import ShapeProfile
 from albert_fast.engine import machine, signature
+from albert_fast.engine.asked import ASKED
 from albert_fast.engine.engine import Engine
 from albert_fast.engine.manifest import Dimension, TensorSpec
-from albert_fast.engine.table import find_format, in_process_format
+from albert_fast.engine.table import find_format, in_process_format, positions_refusal
 
 if TYPE_CHECKING:
+    from albert_fast.heads import Head
     from albert_fast.pretrained import AlbertPreTrainedModel
 
 
 def in_process(
-    model: AlbertPreTrainedModel, *, format: str = "eager", profile: ShapeProfile, device: str = "cpu"
+    model: AlbertPreTrainedModel,
+    *,
+    format: str = "eager",
+    profile: ShapeProfile,
+    device: str = "cpu",
+    asked: bool = False,
 ) -> Engine:
     """Make an engine of a model without writing a file.
 
@@ -28,14 +35,19 @@ def in_process(
         format: name of an ``"in-process"`` row of ``FORMATS``.
         profile: shapes the engine takes.
         device: ``"cpu"`` or ``"cuda"``.
+        asked: whether it answers at asked positions alone, see ``capture.capture``.
     Raises:
-        ValueError: an unknown format or device, a model in training mode, or a profile longer than its positions.
+        ValueError: an unknown format or device, a model in training mode, or a profile longer than its positions; or
+            with ``asked`` a head or format that cannot.
     """
-    from albert_fast.heads import HEADS, head_of
+    from albert_fast.heads import HEADS, asked_refusal, head_of
 
     row = find_format(format, kind="in-process")
     machine.require_device(device)
     name = head_of(model)
+    refusal = (asked_refusal(name) or positions_refusal(row)) if asked else None
+    if refusal is not None:
+        raise ValueError(refusal)
     if model.training:
         raise ValueError("the model is in training mode; call model.eval() first, dropout has no place in an engine")
     positions = model.config.max_position_embeddings
@@ -48,21 +60,25 @@ def in_process(
         model = copy.deepcopy(model).to(device)
     without_pooler = getattr(model, "pooler", ...) is None
     outputs = tuple(n for n in HEADS[name].outputs if not (without_pooler and n == "pooler_output"))
+    asking = {"asked": True} if asked else {}
     return Engine(
-        in_process_format(row).make(model, outputs=outputs, profile=profile),
+        in_process_format(row).make(model, outputs=outputs, profile=profile, **asking),
         config=model.config,
         head=name,
         format=format,
         device=device,
         profiles=(profile,),
-        outputs=tuple(_spec(n, HEADS[name].per_token, model.dtype, profile) for n in outputs),
+        outputs=tuple(_spec(n, HEADS[name], model.dtype, profile, asked=asked) for n in outputs),
         ids_rank=HEADS[name].ids_rank,
         cutting=row.cutting_on(device, {}),
     )
 
 
-def _spec(name: str, per_token: tuple[str, ...], dtype: torch.dtype, profile: ShapeProfile) -> TensorSpec:
+def _spec(name: str, head: Head, dtype: torch.dtype, profile: ShapeProfile, *, asked: bool) -> TensorSpec:
     """An output's leading dimensions, which are all that cutting a batch into pieces has to know."""
     batch = Dimension("batch", profile.min_batch, profile.max_batch)
     length = Dimension("length", profile.min_length, profile.max_length)
-    return TensorSpec(name, signature.dtype_name(dtype), (batch, length) if name in per_token else (batch,))
+    dimensions = (batch, length) if name in head.per_token else (batch,)
+    if asked and name in head.asked:
+        dimensions = (Dimension(ASKED, 1, profile.max_batch * profile.max_length),)
+    return TensorSpec(name, signature.dtype_name(dtype), dimensions)

@@ -28,6 +28,7 @@ _ROWS = (
         "albert_fast.engine.exported_program",
         ("cpu", "cuda"),
         "the captured graph itself, run by PyTorch's own kernels; moves between machines",
+        asks=True,
         cutting=Cutting(16),
     ),
     Format(
@@ -47,6 +48,7 @@ _ROWS = (
             ),
             _no_fp8("Inductor's code for this graph"),
         ),
+        asks=True,
         cutting=Cutting(32),
     ),
     Format(
@@ -64,6 +66,7 @@ _ROWS = (
         attentions=("sdpa",),
         keeps_sites=False,
         op_library=True,
+        asks=True,
         skips_padding=True,
     ),
     Format(
@@ -96,6 +99,7 @@ _ROWS = (
             ),
             _no_fp8("ONNX Runtime"),
         ),
+        asks=True,
         cutting=Cutting(12),
     ),
     Format(
@@ -210,6 +214,7 @@ _ROWS = (
         "albert_fast.engine.eager",
         ("cpu", "cuda"),
         "the model as it is, uncompiled",
+        asks=True,
         cutting=Cutting(16),
     ),
     Format(
@@ -219,6 +224,7 @@ _ROWS = (
         "albert_fast.engine.inductor",
         ("cpu", "cuda"),
         "compiled in this process by torch.compile, the shared layer once",
+        asks=True,
         cutting=Cutting(32, least=2),
     ),
     Format(
@@ -250,6 +256,14 @@ def find_format(name: str, *, kind: Literal["file", "in-process"]) -> Format:
         made_by = {"file": "is written to a file by build", "in-process": "lives in one process, made by in_process"}
         raise ValueError(f"format {name!r} {made_by[row.kind]}; expected one of {', '.join(fitting)}")
     return row
+
+
+def positions_refusal(row: Format) -> str | None:
+    """Why a format cannot answer at asked positions alone, in a sentence; None where it can."""
+    if row.asks:
+        return None
+    able = [other.name for other in FORMATS.values() if other.asks and other.kind == row.kind]
+    return f"{row.name} takes no positions and answers for every token; choose one of {', '.join(able)}"
 
 
 def file_format(row: Format) -> FileFormat:

@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from albert_fast.batch import Batch
 from albert_fast.engine import Engine
+from albert_fast.engine.asked import by_row
 from albert_fast.pipelines.texts import TOKENIZER_OPTIONS, Row, Text, batches, encode, read_all
 
 
@@ -47,7 +49,8 @@ class Pipeline(ABC):
 
         Args:
             row: its ids, without padding.
-            outputs: its part of the engine's outputs, padding included, in the engine's dtype and on its device.
+            outputs: its part of the engine's outputs, padding included, in the engine's dtype and on its device; of an
+                engine that answers at asked positions alone, what ``ask`` asked.
             places: ``[len(row.input_ids)]``, where in the padded row each of the ids stands.
             settings: what ``prepare`` returned.
         """
@@ -55,6 +58,10 @@ class Pipeline(ABC):
     def check(self, text: Text, row: Row, place: str) -> None:
         """Raise ``ValueError`` for a text that the task cannot answer. All are checked before the engine runs."""
         return
+
+    def ask(self, batch: Batch) -> Batch:
+        """The batch with what the task asks of an engine that answers at asked positions alone: of most, all text."""
+        return batch
 
     def run(self, texts: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
         """The predictions for a list of inputs, in their order."""
@@ -72,11 +79,12 @@ class Pipeline(ABC):
         for places, batch in batches(
             rows, self.tokenizer, self.engine.profile, batch_size=batch_size, length=length
         ):  # fmt: skip
+            batch = self.ask(batch)
             outputs = self.engine(batch.to(self.engine.device))
             _, mask, _ = batch.tensors()
+            own = by_row(outputs, self.engine.outputs, batch.asked_or_text())
             for k, place in enumerate(places):
-                own = {name: value[k] for name, value in outputs.items()}
-                answers[place] = self.answer(rows[place], own, mask[k].nonzero().squeeze(-1), settings)
+                answers[place] = self.answer(rows[place], own[k], mask[k].nonzero().squeeze(-1), settings)
         return answers
 
     def _checked_options(self, options: Mapping[str, Any]) -> dict[str, Any]:

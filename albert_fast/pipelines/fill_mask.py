@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
@@ -9,6 +10,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
+from albert_fast.batch import Batch
 from albert_fast.pipelines.base import Pipeline
 from albert_fast.pipelines.texts import Row, Text
 
@@ -70,12 +72,19 @@ class FillMaskPipeline(Pipeline):
             raise ValueError(f"top_k is {top_k!r}, expected 1..{size} (the pieces of the vocabulary)")
         return {"top_k": top_k, "targets": self._target_ids(options.get("targets"))}
 
+    def ask(self, batch: Batch) -> Batch:
+        """Its masks."""
+        if not self.engine.asked:
+            return batch
+        return dataclasses.replace(batch, asked=batch.input_ids == self.tokenizer.mask_token_id)
+
     def answer(self, row: Row, outputs: Mapping[str, Tensor], places: Tensor, settings: Mapping[str, Any]) -> Any:
-        """``logits`` ``[padded length, vocab_size]`` -> predictions for each mask."""
+        """``logits`` ``[padded length, vocab_size]``, or ``[masks, vocab_size]`` -> predictions for each mask."""
         ids = torch.tensor(row.input_ids)
         masked = torch.nonzero(ids == self.tokenizer.mask_token_id).squeeze(-1)
         logits = outputs["logits"]
-        probabilities = logits[places[masked].to(logits.device)].float().cpu().softmax(dim=-1)
+        scored = logits if self.engine.asked else logits[places[masked].to(logits.device)]
+        probabilities = scored.float().cpu().softmax(dim=-1)
         targets, top_k = settings["targets"], settings["top_k"]
         if targets is None:
             probabilities = probabilities[:, : self._known_pieces()]

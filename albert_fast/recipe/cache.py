@@ -50,6 +50,7 @@ def compile(
     format: str = "auto",
     profile: ShapeProfile | tuple[ShapeProfile, ...] | str | None = None,
     attention: str = "auto",
+    positions: str = "all",
     device: str = "auto",
     options: Mapping[str, Any] | None = None,
     quantize: Mapping[str, Any] | Quantize | None = None,
@@ -60,13 +61,14 @@ def compile(
     """An engine of a model, from the cache where it is there already, else built, proved and kept.
 
     The engine is built anew when anything that decides what is in it is new: the weights, the config, head, format,
-    precision, quantization, profile, attention, device and options, the versions of what compiles it, or the machine.
+    precision, quantization, profile, attention, positions, device and options, the versions of what compiles it, or the
+    machine.
 
     Args:
         model: a checkpoint folder, a hub name, ``"albert-fast/wordnet"``, or a live model, ours or of ``transformers``,
             in ``eval`` mode; a live model is not changed.
         head: row of ``HEADS``; None takes what the checkpoint was saved as. A live model has its own.
-        precision, profile, attention, device, options, revision: as in ``Recipe``.
+        precision, profile, attention, positions, device, options, revision: as in ``Recipe``.
         quantize: for ``precision="int8"``: as in ``Recipe``, ``{"scales": albert_fast.calibrate(model, texts)}``.
         format: row of ``FORMATS`` that is written to a file; ``"auto"`` is the fastest for this machine and model, see
             ``automatic.format_of``. ``engine.format`` says which it was.
@@ -81,7 +83,7 @@ def compile(
         {
             "model": type(model).__name__ if isinstance(model, nn.Module) else os.fspath(model),
             "head": head, "format": "aotinductor" if format == AUTO else format, "precision": precision,
-            "profile": profile, "attention": attention,
+            "profile": profile, "attention": attention, "positions": positions,
             "device": device, "revision": revision, "options": dict(options or {}),
             "quantize": quantize,
         }

@@ -99,7 +99,8 @@ def export_source(source: Source, recipe: Recipe, output: Path, tell: Progress) 
     attention = quantizing.attention_of(recipe.quantize, recipe.attention)
     profiles = recipe.profiles or (_widest(config),)
     tell("capturing the graph")
-    exact = capture(with_attention(eager, attention), hull(profiles))
+    asked = recipe.positions == "asked"
+    exact = capture(with_attention(eager, attention), hull(profiles), asked=asked)
     batches = [batch for p in profiles for batch in reference_batches(config, head, p, source.tokenizer)]
     seen, row, words = with_attention(eager, attention), engines.FORMATS[recipe.format], recipe.quantize
     rest = recipe.precision if words is None else quantizing.rest_of(row, words.rest, device)
@@ -112,7 +113,7 @@ def export_source(source: Source, recipe: Recipe, output: Path, tell: Progress) 
     program = prepare(exact, recipe.precision, keep_float32=kept_float32, quantization=chosen)
 
     tell("answering the fixed batch in float32 eager")
-    references = answers(eager, batches)
+    references = answers(eager, batches, asked=asked)
     del eager
 
     facts = Facts(

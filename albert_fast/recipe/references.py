@@ -49,18 +49,24 @@ def reference_batches(config: AlbertConfig, head: str, profile: ShapeProfile, to
     return [_with_choices(batch, choices) for batch in batches] if HEADS[head].ids_rank == 3 else batches
 
 
-def answers(model: AlbertPreTrainedModel, batches: Sequence[Batch]) -> list[tuple[Batch, dict[str, Tensor]]]:
+def answers(
+    model: AlbertPreTrainedModel, batches: Sequence[Batch], *, asked: bool = False
+) -> list[tuple[Batch, dict[str, Tensor]]]:
     """Every batch with what the model says to it: the outputs of its head's row, by name.
 
     Args:
         model: in ``eval`` mode and float32, with ``attn_implementation="eager"``: what all engines are compared with.
+        asked: whether those in ``asked`` of the head's row are wanted at asked positions alone, wherever there is text
+            in batches that do not say: ``[asked, ...]``, taken out of what the model says to every token.
     """
-    outputs = HEADS[head_of(model)].outputs
+    head = HEADS[head_of(model)]
     pairs = []
     for batch in batches:
         with torch.inference_mode():
             output = model(*batch.to(model.device).tensors(), return_dict=True)
-        found = {name: output[name] for name in outputs if output[name] is not None}
+        found = {name: output[name] for name in head.outputs if output[name] is not None}
+        if asked:
+            found |= {name: found[name][batch.asked_or_text().to(model.device)] for name in head.asked}
         pairs.append((batch, found))
     return pairs
 

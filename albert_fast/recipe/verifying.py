@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from albert_fast import checkpoint
 from albert_fast import engine as engines
 from albert_fast.batch import Batch
 from albert_fast.engine import Engine, MeasuredError
+from albert_fast.engine.asked import by_row
 from albert_fast.engine.measure import ErrorSums, exceeded, worst
 from albert_fast.engine.shapes import per_token
 from albert_fast.heads import HEADS
 from albert_fast.pipelines.sources import tokenizer_folder
 from albert_fast.pipelines.texts import Row, Text, batches, encode
 from albert_fast.precision import PRECISIONS, ErrorBudget
+from albert_fast.recipe.references import answers
 
 MOST_TEXTS = 1_000_000
 
@@ -98,10 +99,11 @@ def verify(
     for places, batch in _batches(rows, tokenizer, engine):
         if step is not None:
             step(f"{stage}, {done} done")
-        found, expected = engine(batch), _eager(model, batch, engine.output_names)
+        real = batch.asked_or_text()  # none of them asks, so it is all text
+        found, expected = (by_row(one, engine.outputs, real) for one in (engine(batch), _eager(model, batch, engine)))
         for index, place in enumerate(places):
-            seen = batch.tensors()[1][index].reshape(-1) != 0
-            mine, theirs = (_own(answer, engine, seen, index) for answer in (found, expected))
+            seen = real[index].reshape(-1)
+            mine, theirs = (_own(answer[index], engine, seen) for answer in (found, expected))
             difference = max(sums[name].add(mine[name], theirs[name]) for name in sums)
             if difference > largest:
                 largest, worst_text = difference, texts[place].text
@@ -149,13 +151,12 @@ def _batches(rows: list[Row], tokenizer: Any, engine: Engine) -> Any:
         yield places, (Batch(*(part[:, None] for part in batch.tensors())) if engine.ids_rank == 3 else batch)
 
 
-def _eager(model: Any, batch: Batch, names: Sequence[str]) -> dict[str, Tensor]:
-    with torch.inference_mode():
-        output = model(*batch.tensors(), return_dict=True)
-    return {name: output[name] for name in names}
+def _eager(model: Any, batch: Batch, engine: Engine) -> dict[str, Tensor]:
+    ((_, found),) = answers(model, [batch], asked=engine.asked)
+    return {name: found[name] for name in engine.output_names}
 
 
-def _own(outputs: Mapping[str, Tensor], engine: Engine, seen: Tensor, index: int) -> dict[str, Tensor]:
+def _own(outputs: Mapping[str, Tensor], engine: Engine, seen: Tensor) -> dict[str, Tensor]:
     """One text's outputs, those of its padding left out, with the scores that compete in the last dimension.
 
     ``[tokens, scores]`` where each token has scores, ``[tokens]`` where each is one score (where an answer starts),
@@ -163,7 +164,7 @@ def _own(outputs: Mapping[str, Tensor], engine: Engine, seen: Tensor, index: int
     """
     own = {}
     for spec in engine.outputs:
-        value = outputs[spec.name][index].cpu()
+        value = outputs[spec.name].cpu()
         own[spec.name] = value[seen] if per_token(spec) else value
     return own
 

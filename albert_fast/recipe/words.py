@@ -14,17 +14,19 @@ from typing import Any
 from albert_fast.attention import ATTENTION
 from albert_fast.batch import ShapeProfile, parse_profiles
 from albert_fast.engine import FORMATS, Format
-from albert_fast.heads import HEADS
+from albert_fast.engine.table import positions_refusal
+from albert_fast.heads import HEADS, asked_refusal
 from albert_fast.precision import PRECISIONS, Precision
 from albert_fast.recipe import quantizing
 from albert_fast.recipe.quantizing import Quantize
 from albert_fast.recipe.support import attention_refusal, refusal
 
-_CHOICES: Mapping[str, list[str]] = {
+CHOICES: Mapping[str, list[str]] = {  # of fields that name one of several things
     "head": list(HEADS),
     "format": [name for name, row in FORMATS.items() if row.kind == "file"],
     "precision": list(PRECISIONS),
     "attention": ["auto", *ATTENTION],
+    "positions": ["all", "asked"],
 }
 _REFUSED = "this recipe cannot be followed: "
 
@@ -41,6 +43,8 @@ class Recipe:
         profile: the shapes, in TOML ``"1x1:8x128:32x512"``; several, with commas between them, for formats whose files
             hold several. None means up to 32 texts of any length the model takes.
         attention: row of ``ATTENTION``, or ``"auto"``.
+        positions: ``"asked"``: scores over the vocabulary at asked positions alone, see ``Batch.asked``; ``"all"``: at
+            every token.
         device: that the engine runs on: ``"cpu"`` or ``"cuda"``; ``"auto"`` is the first that the format runs on.
         output: the engine file, relative to the working directory; None names it after the model.
         revision: of a hub model: branch, tag or commit.
@@ -59,6 +63,7 @@ class Recipe:
     precision: str = "fp32"
     profile: ShapeProfile | tuple[ShapeProfile, ...] | None = None
     attention: str = "auto"
+    positions: str = "all"
     device: str = "auto"
     output: Path | None = None
     revision: str | None = None
@@ -173,7 +178,7 @@ def _problems(values: Mapping[str, Any]) -> list[str]:
     for name in ("head", "revision"):
         if values[name] is not None and not isinstance(values[name], str):
             found.append(f"{name} is {values[name]!r}, expected a name")
-    for name, choices in _CHOICES.items():
+    for name, choices in CHOICES.items():
         if values[name] not in choices and not (name == "head" and values[name] is None):
             near = difflib.get_close_matches(str(values[name]), choices, n=1)
             meant = f" (did you mean {near[0]!r}?)" if near else ""
@@ -189,6 +194,8 @@ def _problems(values: Mapping[str, Any]) -> list[str]:
     found += quantizing.fitting(_known(values["precision"]), values["quantize"], values["attention"])
     if row is not None:
         found += _graph_problems(row, values["quantize"], values["attention"])
+    if values["positions"] == "asked":
+        found += _asked_problems(row, values["head"])
     output = values["output"]
     if not isinstance(output, Path | None):
         found.append(f"output is {output!r}, expected the name of a file")
@@ -219,6 +226,15 @@ def _graph_problems(row: Format, words: Any, attention: Any) -> list[str]:
             "int8 as a whole; leave them out, or choose the format aotinductor"
         )
     return found
+
+
+def _asked_problems(row: Format | None, head: Any) -> list[str]:
+    """Why there is no engine that answers at asked positions alone, as far as a recipe tells."""
+    reasons = [
+        asked_refusal(head) if isinstance(head, str) and head in HEADS else None,
+        positions_refusal(row) if row is not None else None,
+    ]
+    return [f"positions is 'asked', but {reason}" for reason in reasons if reason is not None]
 
 
 def _known(precision: Any) -> Precision | None:
