@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written beside their place, flushed to disk, renamed."""
+"""Files that are there whole or not at all: written beside their place, flushed to disk, renamed. The cache folder."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Where this user's engines and measurements are kept: ``$XDG_CACHE_HOME/albert-fast``, or under ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "albert-fast"
 
 
 @contextmanager

@@ -1,14 +1,21 @@
-"""What every test may lean on: one seed, GPU tests skipped in words, the true ALBERT vocabulary where there is one."""
+"""What every test may lean on: one seed, a cache folder of the tests' own, GPU tests skipped in words, the true ALBERT
+vocabulary where there is one.
+"""
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
 REPOSITORY = Path(__file__).parents[1]
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="albert-fast-cache-")  # not the user's; subprocesses inherit it
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

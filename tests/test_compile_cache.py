@@ -17,8 +17,8 @@ from small_checkpoint import small_config, write_small_checkpoint
 import albert_fast
 from albert_fast import Batch
 from albert_fast.engine import machine, manifest_path
+from albert_fast.files import cache_folder
 from albert_fast.heads import HEADS
-from albert_fast.recipe import cache
 
 IDS = Batch(torch.tensor([[2, 5, 6, 7, 3], [2, 9, 3, 0, 0]]), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]))
 
@@ -140,10 +140,10 @@ def test_auto_is_a_compiled_engine_where_there_is_a_compiler_and_says_which(
 
 def test_the_cache_is_where_the_system_keeps_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache.default_folder() == tmp_path / "albert-fast"
+    assert cache_folder() == tmp_path / "albert-fast"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache.default_folder() == tmp_path / ".cache" / "albert-fast"
+    assert cache_folder() == tmp_path / ".cache" / "albert-fast"
 
 
 SCRIPT = """

@@ -13,13 +13,14 @@ from albert_fast import ops
 from albert_fast.cli import FAILED, print_json
 from albert_fast.cli.export import summary
 from albert_fast.cli.table import facts, table
-from albert_fast.engine import FORMATS, describe, inspect, machine, manifest_path
+from albert_fast.engine import FORMATS, describe, inspect, linear_choice, machine, manifest_path
 from albert_fast.engine.loader import describable
 from albert_fast.engine.manifest import Manifest, TensorSpec, read_manifest
 from albert_fast.engine.typed_json import to_dataclass
 from albert_fast.pipelines.sources import tokenizer_folder
 
 _SHOWN_ELSEWHERE = ("path", "manifest_path", "manifest", "format")
+_UNKNOWN = "not measured yet; loading an exported_program in fp32 or bf16 measures them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,6 +88,7 @@ def this_machine() -> dict[str, object]:
     library = (
         f"{ops.cpu_kernel()} kernels" if built else f"not built, sdpa does without; to build it: {ops.BUILD_COMMAND}"
     )
+    packed = ", ".join(f"{dtype} {ratio:.2f} times as fast" for dtype, ratio in linear_choice.here().items())
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
         "albert-fast": albert_fast.__version__,
@@ -94,6 +96,7 @@ def this_machine() -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "gpu": gpu,
         "op library": library,
+        "packed weights": packed or _UNKNOWN,
     }
 
 

@@ -36,7 +36,7 @@ aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
 
 PACKED_PAYS_FROM = 1.05
 """Packed weights are chosen when they are at least this much faster: they cost portability between CPUs."""
-_MAX_TOKENS = 512
+MAX_TOKENS = 512
 _ROUNDS = 5
 
 
@@ -86,7 +86,7 @@ def measure_speedup(weights: list[LinearWeight], tokens: int, dtype: torch.dtype
         shapes[shape] = shapes.get(shape, 0) + weight.uses
     with torch.inference_mode():
         for (out_features, in_features), uses in shapes.items():
-            x = torch.randn(min(tokens, _MAX_TOKENS), in_features).to(dtype)
+            x = torch.randn(min(tokens, MAX_TOKENS), in_features).to(dtype)
             w, bias = torch.randn(out_features, in_features).to(dtype), torch.randn(out_features).to(dtype)
             plain, packed = _interleaved_best(_plain(x, w, bias), _packed(x, w, bias))
             plain_s, packed_s = plain_s + uses * plain, packed_s + uses * packed

@@ -1,8 +1,13 @@
-"""The format ``exported_program``: the captured graph saved by ``torch.export``, run by PyTorch's own kernels."""
+"""The format ``exported_program``: the captured graph saved by ``torch.export``, run by PyTorch's own kernels.
+
+The file is the same for every machine. What suits the one that loads it is decided there: whether its linear maps read
+weights packed for oneDNN, where PyTorch's own choice, MKL, is slower.
+"""
 
 from __future__ import annotations
 
 import io
+import operator
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,8 +15,10 @@ from typing import Any, cast
 
 import torch
 from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
 
 from albert_fast.batch import ShapeProfile
+from albert_fast.engine import cpu_prepack, linear_choice, signature
 from albert_fast.engine.formats import Run, Written
 from albert_fast.engine.manifest import Requirements
 
@@ -33,14 +40,51 @@ def write(
 def read(path: Path, *, device: str, profiles: tuple[ShapeProfile, ...], notes: Mapping[str, Any]) -> Run:
     """Load the program onto ``device``. Its file may hold pickled parts: the caller has compared its hash.
 
-    ``forward`` is called past the module's own input checks: the engine has made them, and theirs take over a
-    millisecond a call.
+    On a CPU floating-point weights are packed if that pays, see ``linear_choice``; the plain ones go. ``forward`` is
+    called past the module's own input checks: the engine has made them, and theirs take over a millisecond a call.
     """
     with zipfile.ZipFile(path) as archive:
         graphs = [archive.read(name) for name in archive.namelist() if name.endswith("/models/model.json")]
     if any(b"quantized_decomposed" in graph for graph in graphs):
         from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers the ops; half a second
-    return cast(Run, moved(torch.export.load(path), device).module(check_guards=False).forward)
+    program = moved(torch.export.load(path), device)
+    if torch.device(device).type == "cpu" and _packing_pays(program, profiles[0]):
+        return cast(Run, _folded(cpu_prepack.pack_weights(program).module(check_guards=False)).forward)
+    return cast(Run, program.module(check_guards=False).forward)
+
+
+def _packing_pays(program: ExportedProgram, profile: ShapeProfile) -> bool:
+    """Whether packed weights are faster here; those of a quantized graph stay what it says."""
+    if signature.weight_dtype(program) not in ("float32", "bfloat16"):
+        return False
+    weights = cpu_prepack.packable_weights(program)
+    dtype = getattr(torch, signature.float_dtype(program))
+    return linear_choice.pays(weights, profile.opt_batch * profile.opt_length, dtype)
+
+
+def _folded(module: GraphModule) -> GraphModule:
+    """The module with all that depends on weights alone computed now, and without weights that nothing reads then."""
+    values: dict[Node, Any] = {}
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            values[node] = operator.attrgetter(str(node.target))(module)
+        elif node.op == "call_function" and node.all_input_nodes and values.keys() >= set(node.all_input_nodes):
+            arguments = torch.fx.map_arg((node.args, node.kwargs), values.__getitem__)
+            with torch.no_grad():
+                values[node] = node.target(*arguments[0], **arguments[1])
+    for index, (node, value) in enumerate(values.items()):
+        if node.op == "call_function" and any(user not in values for user in node.users):
+            setattr(module, f"folded_{index}", value)
+            with module.graph.inserting_before(node):
+                node.replace_all_uses_with(module.graph.create_node("get_attr", f"folded_{index}"))
+    module.graph.eliminate_dead_code()
+    read_still = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    for name, _ in [*module.named_parameters(), *module.named_buffers()]:
+        if name not in read_still:
+            owner, _, attribute = name.rpartition(".")
+            delattr(module.get_submodule(owner), attribute)
+    module.recompile()
+    return module
 
 
 def moved(program: ExportedProgram, device: str) -> ExportedProgram:

@@ -48,6 +48,11 @@ def has_fast_bfloat16() -> bool:
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpu_flags())
 
 
+def cpu_name() -> str | None:
+    """``"AMD EPYC 9B45"``, or None where the system does not tell."""
+    return _cpuinfo().get("model name")
+
+
 def cpu_vendor() -> str | None:
     """``"AuthenticAMD"``, ``"GenuineIntel"``, or None where the system does not tell."""
     return _cpuinfo().get("vendor_id")
@@ -111,7 +116,7 @@ def versions() -> dict[str, str | None]:
         "cuda": torch.version.cuda,
         "compiler": compiler(),
         "python": platform.python_version(),
-        "cpu": _cpuinfo().get("model name"),
+        "cpu": cpu_name(),
         "cpu_vendor": cpu_vendor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }
