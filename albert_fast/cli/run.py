@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--truncate", action="store_true", help="cut texts that are too long instead of refusing them")
     parser.add_argument("--tokenizer", metavar="FOLDER", help="instead of the one beside the engine file")
     parser.add_argument("--device", help="cpu (unless given) or cuda")
+    parser.add_argument("--threads", type=int, metavar="N", help="to compute with, on the CPU (as PyTorch has)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     manifest = read_manifest(engine)
     task = task_of(manifest.head)
     inputs = read_texts(arguments.texts, pair=arguments.pair)
-    answer = pipeline(task, engine, arguments.tokenizer, device=arguments.device)
+    answer = pipeline(task, engine, arguments.tokenizer, device=arguments.device, num_threads=arguments.threads)
     answers = answer.run(inputs, {"top_k": arguments.top_k, "truncation": arguments.truncate})
     if arguments.json:
         results = [{**text, "predictions": found} for text, found in zip(inputs, answers, strict=True)]

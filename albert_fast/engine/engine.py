@@ -24,6 +24,7 @@ class Engine:
         manifest: of the engine file; None for an engine that lives in this process only.
         cutting: what cutting a batch of mixed lengths costs, so that little padding is computed; None: batches that fit
             a profile run as they are.
+        num_threads: how many threads a call computes with; None: as many as torch has, see ``engine.threads``.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Engine:
         max_choices: int | None = None,
         manifest: Manifest | None = None,
         cutting: shapes.Cutting | None = None,
+        num_threads: int | None = None,
     ) -> None:
         self._run = run
         self.config = config
@@ -53,6 +55,7 @@ class Engine:
         self.max_choices = max_choices
         self.manifest = manifest
         self.cutting = cutting
+        self.num_threads = num_threads
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -104,7 +107,8 @@ class Engine:
 
     def __repr__(self) -> str:
         profiles = ",".join(str(profile) for profile in self.profiles)
-        return f"Engine({self.head!r}, format={self.format!r}, device={self.device!r}, profile={profiles!r})"
+        threads = "" if self.num_threads is None else f", num_threads={self.num_threads}"
+        return f"Engine({self.head!r}, format={self.format!r}, device={self.device!r}, profile={profiles!r}{threads})"
 
     def _pieces(self, mask: Tensor, *, padded: bool) -> list[shapes.Piece] | None:
         """What a batch is cut into; None where it runs as it is."""

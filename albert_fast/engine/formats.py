@@ -65,6 +65,7 @@ class Format:
         cutting: what cutting a batch of mixed lengths costs on the CPU, so that an engine computes little padding;
             per-token outputs then mean nothing there. None: batches that fit a profile run as they are.
         uncut: notes of files whose batches are not cut all the same.
+        one_pool: whether its runtime has one pool of threads for the whole process; its module is a ``PooledFormat``.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Format:
     skips_padding: bool = False
     cutting: Cutting | None = None
     uncut: Mapping[str, Any] = field(default_factory=dict)
+    one_pool: bool = False
 
     def gap(self, dtype: str, device: str) -> str | None:
         """Why this format has nothing for a graph of ``dtype`` on ``device``; None where it has."""
@@ -158,7 +160,10 @@ class FileFormat(Protocol):
         ...
 
     def read(self, path: Path, *, device: str, profiles: tuple[ShapeProfile, ...], notes: Mapping[str, Any]) -> Run:
-        """Load the engine file. The caller has checked its hash and this machine."""
+        """Load the engine file. The caller has checked its hash and this machine.
+
+        A runtime with threads of its own takes as many as ``torch.get_num_threads()`` says here.
+        """
         ...
 
     def stored_weight_bytes(self, path: Path, notes: Mapping[str, Any]) -> int:
@@ -194,6 +199,14 @@ class DescribingFormat(FileFormat, Protocol):
             MissingDependencyError: what reads the file is not installed.
             EngineError: the file cannot be read.
         """
+        ...
+
+
+class PooledFormat(FileFormat, Protocol):
+    """What the module of a row with ``one_pool`` offers beside."""
+
+    def pool_threads(self) -> int:
+        """How many threads the process's one pool has; a file has been loaded."""
         ...
 
 

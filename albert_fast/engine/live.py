@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from albert_fast.batch import ShapeProfile
-from albert_fast.engine import machine, signature
+from albert_fast.engine import machine, signature, threads
 from albert_fast.engine.asked import ASKED
 from albert_fast.engine.engine import Engine
 from albert_fast.engine.manifest import Dimension, TensorSpec
@@ -26,6 +26,7 @@ def in_process(
     profile: ShapeProfile,
     device: str = "cpu",
     asked: bool = False,
+    num_threads: int | None = None,
 ) -> Engine:
     """Make an engine of a model without writing a file.
 
@@ -36,14 +37,16 @@ def in_process(
         profile: shapes the engine takes.
         device: ``"cpu"`` or ``"cuda"``.
         asked: whether it answers at asked positions alone, see ``capture.capture``.
+        num_threads: as in ``load``.
     Raises:
-        ValueError: an unknown format or device, a model in training mode, or a profile longer than its positions; or
-            with ``asked`` a head or format that cannot.
+        ValueError: an unknown format or device, a wrong number of threads, a model in training mode, or a profile
+            longer than its positions; or with ``asked`` a head or format that cannot.
     """
     from albert_fast.heads import HEADS, asked_refusal, head_of
 
     row = find_format(format, kind="in-process")
     machine.require_device(device)
+    threads.check_num_threads(num_threads, device)
     name = head_of(model)
     refusal = (asked_refusal(name) or positions_refusal(row)) if asked else None
     if refusal is not None:
@@ -61,8 +64,10 @@ def in_process(
     without_pooler = getattr(model, "pooler", ...) is None
     outputs = tuple(n for n in HEADS[name].outputs if not (without_pooler and n == "pooler_output"))
     asking = {"asked": True} if asked else {}
+    with threads.using(num_threads):
+        run = in_process_format(row).make(model, outputs=outputs, profile=profile, **asking)
     return Engine(
-        in_process_format(row).make(model, outputs=outputs, profile=profile, **asking),
+        threads.limited(run, num_threads),
         config=model.config,
         head=name,
         format=format,
@@ -71,6 +76,7 @@ def in_process(
         outputs=tuple(_spec(n, HEADS[name], model.dtype, profile, asked=asked) for n in outputs),
         ids_rank=HEADS[name].ids_rank,
         cutting=row.cutting_on(device, {}),
+        num_threads=num_threads,
     )
 
 

@@ -14,16 +14,16 @@ import torch
 
 from albert_fast.batch import ShapeProfile
 from albert_fast.config import AlbertConfig
-from albert_fast.engine import files, machine
+from albert_fast.engine import files, machine, threads
 from albert_fast.engine.engine import Engine
-from albert_fast.engine.formats import DescribingFormat, Format, Run
+from albert_fast.engine.formats import DescribingFormat, Format, PooledFormat, Run
 from albert_fast.engine.manifest import Manifest, TensorSpec, manifest_path, read_manifest
 from albert_fast.engine.shapes import Cutting
 from albert_fast.engine.table import FORMATS, file_format
 from albert_fast.errors import EngineError
 
 
-def load(path: str | Path, *, device: str | None = None) -> Engine:
+def load(path: str | Path, *, device: str | None = None, num_threads: int | None = None) -> Engine:
     """Load an engine file that ``build`` wrote.
 
     The manifest is read and checked first, then the file's size and hash, then this machine; only then is the file
@@ -32,11 +32,14 @@ def load(path: str | Path, *, device: str | None = None) -> Engine:
     Args:
         path: of the engine file; its manifest lies beside it.
         device: ``"cpu"`` or ``"cuda"``; None: what it was built for. Some formats go to either, compiled code does not.
+        num_threads: how many threads each call computes with, on the CPU, whatever torch's number is and whichever
+            thread calls. None: as many as torch has, see docs/usage.md.
     Raises:
         EngineError: missing or damaged file or manifest, or an engine that does not fit this machine; every difference
-            is listed.
-        ValueError: there is no such device here.
+            is listed. Or TensorFlow, which has one pool of threads for all engines, has started with another number.
+        ValueError: there is no such device here, or ``num_threads`` is no number for this machine.
     """
+    threads.check_num_threads(num_threads, device or "cpu")
     path = Path(path)
     if device is not None:
         machine.require_device(device)
@@ -44,6 +47,7 @@ def load(path: str | Path, *, device: str | None = None) -> Engine:
     row = _row(manifest, path)
     implementation = file_format(row)
     device = device or manifest.device
+    threads.check_num_threads(num_threads, device)
     damage = _damage(path, manifest)
     if damage:
         raise EngineError(f"{damage}; copy the engine file and its manifest again, or export anew")
@@ -55,11 +59,15 @@ def load(path: str | Path, *, device: str | None = None) -> Engine:
         raise EngineError(
             f"{path} does not fit: {'; '.join(found)}. Export it anew here, or use the format exported_program"
         )
+    with threads.using(num_threads):
+        run = implementation.read(path, device=device, profiles=manifest.shape_profiles(), notes=manifest.notes)
+    if num_threads is not None and row.one_pool:
+        _check_pool(cast(PooledFormat, implementation).pool_threads(), num_threads, row.name)
     return make_engine(
-        implementation.read(path, device=device, profiles=manifest.shape_profiles(), notes=manifest.notes),
+        threads.limited(run, num_threads),
         facts_config=manifest.config, head=manifest.head, format=manifest.format, device=device,
         profiles=manifest.shape_profiles(), outputs=manifest.outputs, inputs=manifest.inputs, manifest=manifest,
-        cutting=row.cutting_on(device, manifest.notes),
+        cutting=row.cutting_on(device, manifest.notes), num_threads=num_threads,
     )  # fmt: skip
 
 
@@ -141,6 +149,7 @@ def make_engine(
     inputs: tuple[TensorSpec, ...],
     manifest: Manifest | None = None,
     cutting: Cutting | None = None,
+    num_threads: int | None = None,
 ) -> Engine:
     """An ``Engine`` over what a file format has read."""
     dimensions = {d.name: d for d in inputs[0].dimensions}
@@ -156,6 +165,7 @@ def make_engine(
         max_choices=dimensions["choices"].maximum if "choices" in dimensions else None,
         manifest=manifest,
         cutting=cutting,
+        num_threads=num_threads,
     )
 
 
@@ -167,6 +177,15 @@ def _missing_device(device: str, manifest: Manifest) -> list[str]:
     if machine.has_device(device) or manifest.requires.compute_capabilities:  # those are compared, and told, by machine
         return []
     return [f"it runs on {device}, and torch {torch.__version__} finds no such device here"]
+
+
+def _check_pool(found: int, asked: int, format: str) -> None:
+    if found != asked:
+        raise EngineError(
+            f"num_threads={asked} was asked for, but the runtime of {format} has one pool of threads for the whole "
+            f"process, and it has started with {found}; load the first such engine with num_threads={asked}, or start "
+            "another process"
+        )
 
 
 def _row(manifest: Manifest, path: Path) -> Format:

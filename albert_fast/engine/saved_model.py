@@ -7,6 +7,7 @@ are constants of the graph, each once, so that the one file is all of it, and Te
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -93,12 +94,13 @@ def save(graph: TensorFlowGraph, path: Path, *, default: str, tf: Any) -> None:
 def read(path: Path, *, device: str, profiles: tuple[ShapeProfile, ...], notes: Mapping[str, Any]) -> Run:
     """Load the file into TensorFlow.
 
-    TensorFlow has one pool of threads for the whole process. It gets as many as torch has now, unless something has
-    started it before.
+    TensorFlow has one pool of threads for the whole process. It gets as many as torch has now, and runs as many ops at
+    a time at most, unless something has started it before.
     """
     tf = require_tensorflow(_PURPOSE)
     try:
         tf.config.threading.set_intra_op_parallelism_threads(torch.get_num_threads())
+        tf.config.threading.set_inter_op_parallelism_threads(torch.get_num_threads())
     except RuntimeError:  # it has been started, and keeps the threads that it has
         pass
     with tempfile.TemporaryDirectory(prefix="albert-fast-") as folder, _as_engine_errors(tf, f"cannot load {path}"):
@@ -113,6 +115,12 @@ def read(path: Path, *, device: str, profiles: tuple[ShapeProfile, ...], notes: 
         return {name: torch.from_numpy(answer.numpy()) for name, answer in answers.items()}
 
     return run
+
+
+def pool_threads() -> int:
+    """How many threads TensorFlow computes with in this process."""
+    tf = require_tensorflow(_PURPOSE)
+    return int(tf.config.threading.get_intra_op_parallelism_threads()) or os.cpu_count() or 1  # 0 is all of them
 
 
 def stored_weight_bytes(path: Path, notes: Mapping[str, Any]) -> int:

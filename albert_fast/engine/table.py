@@ -121,6 +121,7 @@ _ROWS = (
         ),
         cutting=Cutting(48),
         uncut={"xla": "yes"},
+        one_pool=True,
     ),
     Format(
         "tflite",

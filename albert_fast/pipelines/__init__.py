@@ -70,6 +70,7 @@ def pipeline(
     *,
     device: str | None = None,
     format: str | None = None,
+    num_threads: int | None = None,
     batch_size: int | None = None,
     **options: Any,
 ) -> Pipeline:
@@ -82,6 +83,7 @@ def pipeline(
         tokenizer: a tokenizer, its folder or its name. None takes the one that lies with the model or engine file.
         device: None means the CPU, or where an ``Engine`` already is.
         format: how a model that is no engine file runs in this process: ``"eager"`` (None) or ``"inductor"``.
+        num_threads: how many threads the engine computes with, see ``albert_fast.load``; None: as many as torch has.
         batch_size: texts per call of the engine; None takes the optimum of the engine's profile. Texts of like length
             go together; results keep the order of the texts.
         options: defaults for the options of the task's own ``__call__``, for example ``top_k=3``.
@@ -92,7 +94,9 @@ def pipeline(
     if task not in TASKS:
         raise ValueError(f"task is {task!r}, expected one of {', '.join(TASKS)}")
     row = TASKS[task]
-    engine, found = resolve(model, tokenizer, task=task, head=row.head, device=device, format=format)
+    engine, found = resolve(
+        model, tokenizer, task=task, head=row.head, device=device, format=format, num_threads=num_threads
+    )
     module, _, name = row.implementation.partition(":")
     made: Pipeline = getattr(import_module(module), name)(engine, found, batch_size=batch_size, **options)
     return made

@@ -42,24 +42,30 @@ def resolve(
     head: str,
     device: str | None = None,
     format: str | None = None,
+    num_threads: int | None = None,
 ) -> tuple[Engine, Any]:
     """An engine with the head, and its tokenizer. Arguments and errors are those of ``pipeline``."""
     if isinstance(model, str | os.PathLike):
         name = os.fspath(model)
         if os.path.isfile(name):
             _only_in_process(format, f"the engine file {name}")
-            engine = engines.load(name, device=device)
+            engine = engines.load(name, device=device, num_threads=num_threads)
             _check_head(engine.head, head, task, name)
             return engine, _tokenizer(tokenizer, beside=tokenizer_folder(name), source=name)
         live: nn.Module = HEADS[head].model_class.from_pretrained(name)
-        return _run_live(live, device, format), _tokenizer(tokenizer, beside=name, source=name)
+        return _run_live(live, device, format, num_threads), _tokenizer(tokenizer, beside=name, source=name)
     if isinstance(model, nn.Module):
         kind = type(model).__name__
         ours = _as_ours(model)
         _check_head(head_of(ours), head, task, kind)
-        return _run_live(ours, device, format), _tokenizer(tokenizer, beside=None, source=f"a live {kind}")
+        return _run_live(ours, device, format, num_threads), _tokenizer(tokenizer, beside=None, source=f"a live {kind}")
     if isinstance(model, Engine):
         _only_in_process(format, "an Engine")
+        if num_threads is not None and num_threads != model.num_threads:
+            raise ValueError(
+                f"the engine computes with num_threads={model.num_threads}, num_threads={num_threads!r} was asked for; "
+                "give it where the engine is loaded"
+            )
         if device is not None and torch.device(device).type != torch.device(model.device).type:
             raise ValueError(f"the engine is on {model.device}, device asks for {device!r}; leave device out")
         _check_head(model.head, head, task, "the engine")
@@ -70,9 +76,9 @@ def resolve(
     )
 
 
-def _run_live(model: Any, device: str | None, format: str | None) -> Engine:
-    profile = in_process_profile(model.config)
-    return engines.in_process(model, format=format or "eager", profile=profile, device=device or "cpu")
+def _run_live(model: Any, device: str | None, format: str | None, num_threads: int | None) -> Engine:
+    profile, kind = in_process_profile(model.config), format or "eager"
+    return engines.in_process(model, format=kind, profile=profile, device=device or "cpu", num_threads=num_threads)
 
 
 def _as_ours(model: nn.Module) -> nn.Module:

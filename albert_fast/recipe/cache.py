@@ -26,7 +26,7 @@ import albert_fast
 from albert_fast import checkpoint
 from albert_fast import engine as engines
 from albert_fast.batch import ShapeProfile
-from albert_fast.engine import Engine, files, machine
+from albert_fast.engine import Engine, files, machine, threads
 from albert_fast.engine.table import file_format
 from albert_fast.errors import EngineError
 from albert_fast.heads import HEADS, head_of
@@ -56,6 +56,7 @@ def compile(
     quantize: Mapping[str, Any] | Quantize | None = None,
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    num_threads: int | None = None,
     progress: Progress | None = None,
 ) -> Engine:
     """An engine of a model, from the cache where it is there already, else built, proved and kept.
@@ -74,10 +75,12 @@ def compile(
             ``automatic.format_of``. ``engine.format`` says which it was.
         cache_dir: None is ``$XDG_CACHE_HOME/albert-fast``, or ``~/.cache/albert-fast``. Anyone who can write there can
             run code as you: engine files hold code.
+        num_threads: as in ``albert_fast.load``; it decides nothing about the file.
         progress: told the name of every stage as it begins.
     Raises:
         CheckpointError, EngineError, ValueError, MissingDependencyError: what is wrong and what to do about it.
     """
+    threads.check_num_threads(num_threads)
     live = isinstance(model, nn.Module)
     recipe = Recipe.from_dict(
         {
@@ -93,6 +96,7 @@ def compile(
     if recipe.quantize is not None:
         recipe = recipe.replace(quantize=dataclasses.replace(recipe.quantize, report=False))
     machine.require_device(recipe.device_name)  # what is compiled here is run here
+    threads.check_num_threads(num_threads, recipe.device_name)
     source = live_source(model, head) if live else source_of(recipe)
     if format == AUTO:
         format = format_of(recipe, source.model.config)
@@ -103,12 +107,12 @@ def compile(
     key, suffix = _key(source, recipe, decided), engines.FORMATS[format].suffix
     path = folder / f"{head_of(source.model)}-{format}-{precision}-{key}{suffix}"
     with _locked(path):
-        cached = _cached(path, recipe.device_name)
+        cached = _cached(path, recipe.device_name, num_threads)
         if cached is not None:
             return cached
         files.remove_dead(folder)
         export_source(source, recipe, path, progress or (lambda stage: None))
-        return engines.load(path, device=recipe.device_name)
+        return engines.load(path, device=recipe.device_name, num_threads=num_threads)
 
 
 def default_folder() -> Path:
@@ -117,12 +121,12 @@ def default_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "albert-fast"
 
 
-def _cached(path: Path, device: str) -> Engine | None:
+def _cached(path: Path, device: str, num_threads: int | None) -> Engine | None:
     """The engine in the cache; None where there is none or where it is not whole, which is said."""
     if not path.exists() or not engines.manifest_path(path).exists():
         return None
     try:
-        return engines.load(path, device=device)
+        return engines.load(path, device=device, num_threads=num_threads)
     except EngineError as error:
         logger.warning("the cached engine is built anew: %s", error)
         return None
