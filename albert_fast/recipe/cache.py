@@ -29,6 +29,7 @@ from albert_fast.batch import ShapeProfile
 from albert_fast.engine import Engine, files, machine, threads
 from albert_fast.engine.table import file_format
 from albert_fast.errors import EngineError
+from albert_fast.files import cache_folder
 from albert_fast.heads import HEADS, head_of
 from albert_fast.recipe import quantizing
 from albert_fast.recipe.automatic import format_of
@@ -102,7 +103,7 @@ def compile(
         format = format_of(recipe, source.model.config)
         logger.info("format 'auto' is %s here", format)
         recipe = recipe.replace(format=format)
-    folder = Path(cache_dir) if cache_dir is not None else default_folder()
+    folder = Path(cache_dir) if cache_dir is not None else cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     key, suffix = _key(source, recipe, decided), engines.FORMATS[format].suffix
     path = folder / f"{head_of(source.model)}-{format}-{precision}-{key}{suffix}"
@@ -113,12 +114,6 @@ def compile(
         files.remove_dead(folder)
         export_source(source, recipe, path, progress or (lambda stage: None))
         return engines.load(path, device=recipe.device_name, num_threads=num_threads)
-
-
-def default_folder() -> Path:
-    """Where engines are kept unless a folder is named."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "albert-fast"
 
 
 def _cached(path: Path, device: str, num_threads: int | None) -> Engine | None:
