@@ -252,12 +252,12 @@ def test_a_file_that_is_no_engine_is_named(runner: Runner, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
+    ("change", "message"), [
         (lambda m: m.update(device="cuda"), "does not fit: it was built for cuda, this program runs cpu"),
         (lambda m: m["requires"].update(torch="1.2.3"), "it was built with torch 1.2.3, this program with "),
         (lambda m: m["requires"].update(cpu_flags=["warp_drive"]), "this CPU lacks warp_drive"),
         (lambda m: m.update(head="multiple-choice"), "takes choices, this program texts and pairs"),
+        (lambda m: m["inputs"].append(m["inputs"][0] | {"name": "positions"}), "answers at asked positions alone, this"),
         (lambda m: m.update(format="exported_program"), "has the format exported_program, which does not"),
         (lambda m: m.update(profile="1x1:1x8:1x16,1x1:2x8:4x48"), "the engine's profile is 1x1:1x8:1x16,1x1:2x8:4x48"),
         (lambda m: m.pop("profile"), "edited.pt2.manifest.json has no profile where albert-fast writes it"),

@@ -158,6 +158,8 @@ void run(Options options) {
   const std::string file = options[""];
   const Manifest manifest = read_manifest(file);
   if (manifest.at("head") == "multiple-choice") fail(file + " takes choices, this program texts and pairs of texts");
+  if (manifest.count("inputs.3.name"))
+    fail(file + " answers at asked positions alone, this program at all; export it with --positions all");
   const size_t output = find_output(manifest, options["--output"]);
   const std::string place = "outputs." + std::to_string(output), name = manifest.at(place + ".name");
   const auto dimension = manifest.find(place + ".dimensions.1.name");
