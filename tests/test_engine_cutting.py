@@ -176,6 +176,14 @@ def test_an_engine_that_cuts_answers_like_eager_at_text(format: str, lengths: tu
     assert differ(mine, theirs) <= BUDGET.max_abs
 
 
+def test_inductor_compiles_nothing_new_for_the_pieces_of_a_batch() -> None:
+    engine = engine_of("inductor")
+    engine(texts(20, 20, 20, width=20))
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for lengths in ((48, 1, 1, 1), (48, 3), (40, 41, 2, 7)):
+            engine(texts(*lengths, width=48))
+
+
 def test_multiple_choice_is_cut_by_the_longest_choice_of_a_row() -> None:
     engine, model = load(engine_file("exported_program", "multiple-choice")), small_model("multiple-choice")
     ids = torch.randint(5, 97, (3, 2, 40))

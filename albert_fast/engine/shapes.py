@@ -27,7 +27,8 @@ class Cutting:
     """What cutting a batch costs a format.
 
     Attributes:
-        call_tokens: what one more call costs, as the number of tokens that are computed in the same time.
+        call_tokens: what one more call costs, as the number of tokens that are computed in the same time: where a line
+            through times of a call over tokens begins, divided by its slope. It varies little with the model.
         least: fewest rows and columns of a piece of a batch that has as many: for what compiles code of its own when
             it meets a single one.
     """

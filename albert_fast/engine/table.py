@@ -49,7 +49,7 @@ _ROWS = (
             _no_fp8("Inductor's code for this graph"),
         ),
         asks=True,
-        cutting=Cutting(32),
+        cutting=Cutting(24),
     ),
     Format(
         "native",
@@ -100,7 +100,7 @@ _ROWS = (
             _no_fp8("ONNX Runtime"),
         ),
         asks=True,
-        cutting=Cutting(12),
+        cutting=Cutting(16),
     ),
     Format(
         "saved_model",
@@ -119,7 +119,7 @@ _ROWS = (
             Gap("int8", "*", "TensorFlow has no int8 kernels for the CPU; choose the format tflite or onnx"),
             _no_fp8("TensorFlow"),
         ),
-        cutting=Cutting(48),
+        cutting=Cutting(40),
         uncut={"xla": "yes"},
         one_pool=True,
     ),
@@ -140,7 +140,7 @@ _ROWS = (
             Gap("bfloat16", "*", "LiteRT has no bfloat16 kernels; choose fp32 or fp16, or the format saved_model"),
             _no_fp8("LiteRT"),
         ),
-        cutting=Cutting(32),
+        cutting=Cutting(28),
     ),
     Format(
         "tensorrt",
@@ -226,7 +226,7 @@ _ROWS = (
         ("cpu", "cuda"),
         "compiled in this process by torch.compile, the shared layer once",
         asks=True,
-        cutting=Cutting(32, least=2),
+        cutting=Cutting(24, least=2),
     ),
     Format(
         "torch-tensorrt-jit",
