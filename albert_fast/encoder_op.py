@@ -47,7 +47,7 @@ class EncoderSettings:
             where they are not int8.
         input_scales: empty where weights are floating-point; else the scale of what the mapping reads (0.0 where its
             own weight is floating-point), and in each pass of what query, key and value, dense, ffn and ffn_output
-            read. A number is ``(u - 128) * scale``, ``u`` in 1..255.
+            read, times its factors where there are any. A number is ``(u - 128) * scale``, ``u`` in 1..255.
         first_token_only: of the last pass compute only each text's first position.
     """
 
@@ -113,22 +113,27 @@ def unpack(packed: Tensor) -> Tensor:
     return packed.transpose(1, 2).reshape(panels * panel, steps * step)
 
 
-def linear_tensors(weight: Tensor, bias: Tensor, scale: Tensor | None = None) -> tuple[Tensor, ...]:
+def linear_tensors(
+    weight: Tensor, bias: Tensor, scale: Tensor | None = None, factors: Tensor | None = None
+) -> tuple[Tensor, ...]:
     """A linear map as the op takes it.
 
     Args:
         weight: ``[out, in]`` in float32, bfloat16 or int8.
         bias: ``[out]``, any floating dtype.
         scale: ``[out]``, what each row of an int8 weight is multiplied by; None where the weight is floating-point.
+        factors: ``[in]``, what each channel of the input is multiplied by before it is rounded for an int8 weight,
+            which has been divided by them (SmoothQuant); None: nothing.
     Returns:
-        The packed weight, for int8 its ``scale`` and the ``sums`` of its rows (int32), and the bias (float32); all
-        padded with zeros to a multiple of 32.
+        The factors where there are any, the packed weight, for int8 its ``scale`` and the ``sums`` of its rows (int32),
+        and the bias (float32); all padded with zeros to a multiple of 32.
     """
     behind = (0, -weight.shape[0] % PANEL)
     if scale is None:
         return pack(weight), F.pad(bias.float(), behind)
+    before = () if factors is None else (F.pad(factors.float(), (0, -weight.shape[1] % PANEL)),)
     sums = weight.sum(1, dtype=torch.int32)
-    return pack(weight), F.pad(scale.float(), behind), F.pad(sums, behind), F.pad(bias.float(), behind)
+    return *before, pack(weight), F.pad(scale.float(), behind), F.pad(sums, behind), F.pad(bias.float(), behind)
 
 
 def encoder_reference(
@@ -159,6 +164,7 @@ class _Linear(NamedTuple):
     weight: Tensor
     scale: Tensor | None
     bias: Tensor
+    factors: Tensor | None = None
 
 
 class _Layer(NamedTuple):
@@ -186,6 +192,8 @@ def _one_pass(x_BSD: Tensor, keys_BS: Tensor, layer: _Layer, scales: Sequence[fl
 def _apply(linear: _Linear, x: Tensor, input_scale: float) -> Tensor:
     """The linear map on ``x`` rounded as its weight's dtype asks; all its padded output channels."""
     weight = unpack(linear.weight)
+    if linear.factors is not None:
+        x = x * linear.factors[: x.shape[-1]]
     x = F.pad(x, (0, weight.shape[1] - x.shape[-1]))
     if linear.scale is None:
         return F.linear(x.to(weight.dtype).float(), weight.float(), linear.bias)
@@ -199,10 +207,11 @@ def _layers(tensors: Sequence[Tensor]) -> tuple[_Linear, list[_Layer]]:
     left = list(tensors)
 
     def linear() -> _Linear:
-        if left and left[0].dtype == torch.int8:
+        factors = left.pop(0) if left[0].dim() == 1 else None  # a weight has four dimensions
+        if left[0].dtype == torch.int8:
             weight, scale, _sums, bias = (left.pop(0) for _ in range(4))
-            return _Linear(weight, scale, bias)
-        return _Linear(left.pop(0), None, left.pop(0))
+            return _Linear(weight, scale, bias, factors)
+        return _Linear(left.pop(0), None, left.pop(0), factors)
 
     mapping, layers = linear(), []
     while left:
@@ -223,7 +232,7 @@ def _check(embedded: Tensor, mask: Tensor, tensors: Sequence[Tensor], settings: 
     if settings.attention_dtype not in ATTENTION_DTYPES:
         raise ValueError(f"encoder: attention_dtype is {settings.attention_dtype!r}, expected float32 or bfloat16")
     try:
-        _mapping, layers = _layers(tensors)
+        mapping, layers = _layers(tensors)
     except IndexError:
         raise ValueError(f"encoder: {len(tensors)} tensors are not a mapping and whole layers") from None
     if not settings.schedule or not all(0 <= place < len(layers) for place in settings.schedule):
@@ -234,6 +243,10 @@ def _check(embedded: Tensor, mask: Tensor, tensors: Sequence[Tensor], settings: 
     for layer in layers:
         for linear in (layer.qkv, layer.dense, layer.ffn, layer.ffn_output):
             _check_weight(linear.weight, layers[0].qkv.weight.dtype)
+        for linear in (layer.qkv, layer.dense, layer.ffn):
+            _check_factors(linear, hidden_size)
+        _check_factors(layer.ffn_output, PANEL * layer.ffn.weight.shape[0])
+    _check_factors(mapping, embedded.shape[2])
     wanted = 1 + 4 * len(settings.schedule) if layers[0].qkv.scale is not None else 0
     if len(settings.input_scales) != wanted:
         raise ValueError(f"encoder: there are {len(settings.input_scales)} input_scales, expected {wanted}")
@@ -244,6 +257,16 @@ def _check_weight(weight: Tensor, dtype: torch.dtype) -> None:
         raise ValueError(f"encoder: weights must be float32, bfloat16 or int8, all alike, found {weight.dtype}")
     if weight.dim() != 4 or weight.shape[2:] != (PANEL, 4 // weight.element_size()):
         raise ValueError(f"encoder: a weight must be packed, [out / 32, in / k, 32, k], found {_seen(weight)}")
+
+
+def _check_factors(linear: _Linear, inputs: int) -> None:
+    if linear.factors is None:
+        return
+    if linear.scale is None:
+        raise ValueError("encoder: a linear map has factors of its input, but no int8 weight")
+    wanted = inputs + -inputs % PANEL
+    if linear.factors.shape != (wanted,) or linear.factors.dtype != torch.float32:
+        raise ValueError(f"encoder: factors must be [{wanted}] of float32, found {_seen(linear.factors)}")
 
 
 def _seen(tensor: Tensor) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 from typing import Any
 
@@ -58,6 +59,21 @@ def quantized(
     """A quantized program; run it and lower it, change nothing."""
     quantization = Quantization(scales_of(head, attention), parts=parts, rest=rest, keep=keep)
     return prepare(exact_program(head, attention), precision, quantization=quantization)
+
+
+@cache
+def smoothed(
+    head: str = "pretraining", *, rest: str = "fp32", parts: tuple[str, ...] = ("encoder",)
+) -> ExportedProgram:
+    """A quantized program in which every tensor of the encoder is smoothed, channel by channel."""
+    found, program = scales_of(head), exact_program(head)
+    widths = {tensor: 96 if tensor.endswith("ffn_output.input") else 64 for tensor in found.amax if "layers" in tensor}
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        factors = {tensor: tuple((0.4 * torch.randn(width)).exp().tolist()) for tensor, width in widths.items()}
+    scales = collect(program, batches(head), smoothing=factors).scales("max")
+    quantization = Quantization(dataclasses.replace(scales, smoothing=factors), parts=parts, rest=rest)
+    return prepare(program, "int8", quantization=quantization)
 
 
 def answers_of(program: ExportedProgram, batch: Batch) -> dict[str, Tensor]:

@@ -33,13 +33,13 @@ def test_it_is_native_where_its_op_takes_the_model(precision: str) -> None:
     assert chosen(precision=precision) == "native"
 
 
-def test_int8_is_native_when_nothing_is_kept_or_smoothed(tmp_path: Path) -> None:
+def test_int8_is_native_smoothed_or_not_when_nothing_is_kept(tmp_path: Path) -> None:
     scales = scales_of("masked-lm")
     smoothed = dataclasses.replace(scales, smoothing={"some.input": (1.0, 2.0)})
     texts = tmp_path / "texts.txt"
     texts.write_text("a small bird\n", encoding="utf-8")
     assert chosen(precision="int8", quantize={"scales": scales}) == "native"
-    assert chosen(precision="int8", quantize={"scales": smoothed}) == "aotinductor"
+    assert chosen(precision="int8", quantize={"scales": smoothed}) == "native"
     assert chosen(precision="int8", quantize={"scales": scales, "keep": ["ffn.input@2"]}) == "aotinductor"
     assert chosen(precision="int8", quantize={"scales": scales, "parts": ["encoder", "attention"]}) == "aotinductor"
     assert chosen(precision="int8", quantize={"scales": scales, "parts": ["heads"]}) == "aotinductor"

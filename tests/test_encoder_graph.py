@@ -7,18 +7,19 @@ from typing import Any
 import pytest
 import torch
 from engine_samples import PROFILE, small_config, small_program
-from quantized_samples import exact_program, quantized, scales_of
+from quantized_samples import exact_program, quantized, scales_of, smoothed
 from torch.export import ExportedProgram
 
 from albert_fast.batch import ShapeProfile
 from albert_fast.capture import capture
 from albert_fast.engine.encoder_graph import EncoderGraph, recognise
+from albert_fast.engine.rewriting import Rewriting
 from albert_fast.errors import EngineError
 from albert_fast.heads import HEADS
-from albert_fast.precision import Quantization, Scales, prepare
+from albert_fast.precision import prepare
 
 READ_FIRST_TOKEN = ("sequence-classification", "multiple-choice")
-aten = torch.ops.aten
+aten, qd = torch.ops.aten, torch.ops.quantized_decomposed
 
 
 def found_in(program: ExportedProgram) -> EncoderGraph:
@@ -66,6 +67,17 @@ def test_quantized_heads_leave_an_encoder_in_floating_point() -> None:
     assert found.settings.input_scales == () and found.weight_dtype == "float32"
 
 
+@pytest.mark.parametrize("rest", ["fp32", "bf16"])
+def test_factors_of_smoothing_belong_to_the_maps_that_read_what_they_multiply(rest: str) -> None:
+    layer = found_in(smoothed(rest=rest)).layers[0]
+    maps = (layer.query, layer.key, layer.value, layer.ffn, layer.ffn_output)
+    names = [one.factors.name for one in maps if one.factors is not None]
+    ends = ("attention_input", "attention_input", "attention_input", "ffn_input", "ffn_output_input")
+    assert [name.endswith(f"{end}_smoothing") for name, end in zip(names, ends, strict=True)] == [True] * 5
+    assert layer.dense.factors is None  # divided out of the value projection before
+    assert found_in(quantized(rest=rest)).layers[0].ffn.factors is None
+
+
 def test_several_layers_come_in_the_order_of_their_first_pass() -> None:
     program = captured(num_hidden_groups=2, inner_group_num=2, num_hidden_layers=4)
     found = found_in(program)
@@ -95,13 +107,6 @@ def test_other_activations_are_refused_by_their_node(act: str) -> None:
         found_in(captured(hidden_act=act, num_hidden_layers=1))
 
 
-def smoothed() -> ExportedProgram:
-    found = scales_of()
-    tensor = next(name for name in found.amax if name.endswith(".ffn_output.input"))
-    scales = Scales(found.model, found.method, found.text, found.amax, {tensor: (2.0,) * 96})
-    return prepare(exact_program(), "int8", quantization=Quantization(scales, rest="fp32"))
-
-
 @pytest.mark.parametrize(
     ("program", "message"),
     [
@@ -111,12 +116,33 @@ def smoothed() -> ExportedProgram:
         (lambda: quantized(keep=("ffn.input",)), "ffn_weight is with the weights' dtype torch.float32, expected"),
         (lambda: quantized(parts=("embeddings",)), "mapping_in_weight is int8 with layers that are not"),
         (lambda: prepare(small_program(), "fp16"), "query_weight is torch.float16, expected float32, bfloat16 or int8"),
-        (smoothed, r"mul_tensor\w* is multiplied by the factors of smoothing, expected .* calibrate without it"),
     ],
 )
 def test_what_the_op_does_not_compute_is_refused(program: Any, message: str) -> None:
     with pytest.raises(EngineError, match=message + ".*exported_program"):
         found_in(program())
+
+
+def test_products_before_rounding_that_are_not_smoothing_are_refused() -> None:
+    rewriting = Rewriting(quantized())
+    first = rewriting.find(qd.quantize_per_tensor.default)[0]
+    with rewriting.graph.inserting_before(first):
+        first.update_arg(0, rewriting.call(aten.mul.Tensor, first.args[0], 2.0))
+    with pytest.raises(
+        EngineError, match=r"mul_tensor is a product with 2\.0, expected one with the factors of smooth"
+    ):
+        recognise(rewriting.graph)
+    rewriting = Rewriting(smoothed())
+    key = rewriting.find(aten.linear.default)[2]  # behind the map of embeddings and the query
+    dequantize = key.args[0]
+    with rewriting.graph.inserting_before(key):
+        quantize = dequantize.args[0]
+        other = next(node for node in rewriting.graph.nodes if node.name.endswith("ffn_input_smoothing"))
+        product = rewriting.call(aten.mul.Tensor, quantize.args[0].args[0], other)
+        rounded = rewriting.call(quantize.target, product, *quantize.args[1:])
+        key.update_arg(0, rewriting.call(dequantize.target, rounded, *dequantize.args[1:]))
+    with pytest.raises(EngineError, match=r"linear_\d+ is smoothed by other factors, expected those of the query"):
+        recognise(rewriting.graph)
 
 
 def changed(change: Any) -> ExportedProgram:

@@ -31,16 +31,18 @@ KINDS: dict[str, tuple[dict[str, Any], float, float]] = {
         1e-2,
     ),
     "int8, the mapping too": ({"dtype": torch.int8, "mapping": torch.int8}, 0.1, 1e-2),
+    "int8, smoothed": ({"dtype": torch.int8, "mapping": torch.int8, "smoothed": True}, 0.1, 1e-2),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def linear(inputs: int, outputs: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+def linear(inputs: int, outputs: int, dtype: torch.dtype, smoothed: bool = False) -> tuple[Tensor, ...]:
     weight, bias = torch.randn(outputs, inputs) / inputs**0.5, 0.1 * torch.randn(outputs)
     if dtype != torch.int8:
         return linear_tensors(weight.to(dtype), bias)
+    factors = (0.3 * torch.randn(inputs) - 0.3).exp() if smoothed else None
     scale = weight.abs().amax(1) / 127
-    return linear_tensors((weight / scale[:, None]).round().to(torch.int8), bias, scale)
+    return linear_tensors((weight / scale[:, None]).round().to(torch.int8), bias, scale, factors)
 
 
 def norm(size: int) -> tuple[Tensor, Tensor]:
@@ -61,15 +63,20 @@ def arguments(
     attention_dtype: str = "float32",
     activation: str = "gelu_tanh",
     first_token_only: bool = False,
+    smoothed: bool = False,
 ) -> Arguments:
     """Random arguments of the op for a batch with this mask."""
     torch.manual_seed(5)
     size = num_heads * head_size
     first = mapping or (torch.float32 if dtype == torch.int8 else dtype)
-    tensors = [*linear(embedding_size, size, first)]
+    tensors = [*linear(embedding_size, size, first, smoothed)]
     for _ in range(layers):
-        tensors += [*linear(size, 3 * size, dtype), *linear(size, size, dtype), *norm(size)]
-        tensors += [*linear(size, middle, dtype), *linear(middle, size, dtype), *norm(size)]
+        for inputs, outputs in ((size, 3 * size), (size, size)):
+            tensors += linear(inputs, outputs, dtype, smoothed)
+        tensors += norm(size)
+        for inputs, outputs in ((size, middle), (middle, size)):
+            tensors += linear(inputs, outputs, dtype, smoothed)
+        tensors += norm(size)
     scales = (0.03 if first == torch.int8 else 0.0, *(0.02, 0.02, 0.03, 0.02) * len(schedule))
     settings = EncoderSettings(
         schedule, num_heads, head_size**-0.5, 1e-12, activation, attention_dtype,
@@ -164,7 +171,7 @@ def test_several_layers_in_any_order_equal_the_reference(first_token_only: bool,
 
 
 @needs_library
-@pytest.mark.parametrize("kind", ["int8", "int8, the mapping too"])
+@pytest.mark.parametrize("kind", ["int8", "int8, the mapping too", "int8, smoothed"])
 def test_int8_is_multiplied_exactly(kind: str) -> None:
     made = arguments(mask_of(40, 33), schedule=(0,), **KINDS[kind][0])
     difference = (encoder_op.encoder(*made) - encoder_op.encoder_reference(*made)).abs()
@@ -298,6 +305,28 @@ def test_wrong_arguments_are_named_by_the_reference_and_by_the_op(changes: dict[
     if ops.is_available():
         with pytest.raises(RuntimeError, match=message):
             encoder_op.encoder(*made)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "place", "length", "message"),
+    [
+        (torch.float32, 0, 32, "has factors of its input, but no int8 weight"),
+        (torch.int8, 0, 20, r"factors .*must be \[32\] of"),
+        (torch.int8, 1, 32, r"factors .*must be \[64\] of"),
+        (torch.int8, 4, 100, r"factors .*must be \[128\] of"),
+    ],
+)
+def test_factors_that_do_not_fit_are_named_by_the_reference_and_by_the_op(
+    dtype: torch.dtype, place: int, length: int, message: str
+) -> None:
+    embedded, mask, tensors, settings = arguments(mask_of(5, 2), dtype=dtype, mapping=dtype)
+    weights = [index for index, tensor in enumerate(tensors) if tensor.dim() == 4]
+    tensors.insert(weights[place], torch.ones(length))
+    with pytest.raises(ValueError, match=message):
+        encoder_op.encoder_reference(embedded, mask, tensors, settings)
+    if ops.is_available():
+        with pytest.raises(RuntimeError, match=message):
+            encoder_op.encoder(embedded, mask, tensors, settings)
 
 
 @needs_library

@@ -85,8 +85,8 @@ def run(command: Sequence[str]) -> str:
 
 def assert_good(report: str, chosen: InstructionSet) -> None:
     lines = report.splitlines()
-    assert len(lines) == 8 and all(line.startswith("good ") for line in lines), report
-    assert [line.split()[1:3] for line in lines] == 3 * [["attention", chosen.name]] + 5 * [["encoder", chosen.name]]
+    assert len(lines) == 9 and all(line.startswith("good ") for line in lines), report
+    assert [line.split()[1:3] for line in lines] == 3 * [["attention", chosen.name]] + 6 * [["encoder", chosen.name]]
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from engine_samples import (
     small_model,
     small_program,
 )
-from quantized_samples import ALL_PARTS, BUDGET, answers_of, assert_same_numbers, batches, quantized
+from quantized_samples import ALL_PARTS, BUDGET, answers_of, assert_same_numbers, batches, quantized, smoothed
 from torch.export import ExportedProgram
 
 from albert_fast import ops
@@ -87,6 +87,22 @@ def test_an_int8_program_with_the_op_answers_as_the_graph_did(rest: str, parts: 
     assert_same_numbers(run, "pretraining", rest=rest, parts=parts, exact=exact)
 
 
+@pytest.mark.parametrize(
+    ("rest", "parts", "exact"),
+    [("fp32", ("encoder",), 1e-4), ("fp32", ("encoder", "heads"), 1e-4), ("bf16", ("encoder",), 0.25)],
+)
+def test_a_smoothed_program_with_the_op_answers_as_the_graph_did(
+    rest: str, parts: tuple[str, ...], exact: float
+) -> None:
+    program = smoothed(rest=rest, parts=parts)
+    run = text_only(program, run_of(fuse(program)[0]))
+    expected = [answers_of(program, batch) for batch in batches()]
+    differences = [differ(run(*b.tensors()), one) for b, one in zip(batches(), expected, strict=True)]
+    moved = [differ(answers_of(small_program(), b), one) for b, one in zip(batches(), expected, strict=True)]
+    assert min(differences) <= exact
+    assert max(differences) <= 2 * max(moved)
+
+
 @pytest.mark.parametrize("program", [small_program, partial(prepare, small_program(), "bf16"), quantized])
 def test_the_new_program_holds_each_weight_once_and_the_old_one_is_as_it_was(program: Any) -> None:
     before = program()
@@ -122,9 +138,10 @@ def test_a_head_of_another_shape_is_within_its_budget_in_a_file(head: str, tmp_p
     [
         ("sequence-classification", "bfloat16", lambda head: prepare(small_program(head), "bf16")),
         ("sequence-classification", "int8", partial(quantized, rest="bf16")),
+        ("sequence-classification", "int8", partial(smoothed, rest="bf16")),
         ("masked-lm", "int8", partial(quantized, rest="bf16", parts=ALL_PARTS)),
     ],
-    ids=["bf16", "int8", "int8 in all parts"],
+    ids=["bf16", "int8", "int8, smoothed", "int8 in all parts"],
 )
 def test_a_file_of_fewer_bits_answers_as_its_program(head: str, dtype: str, make: Any, tmp_path: Path) -> None:
     program, model = make(head), small_model(head)

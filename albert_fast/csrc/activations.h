@@ -53,12 +53,43 @@ inline void with_activation(Activation activation, const Use& use) {
   }
 }
 
+// Writes what a product reads, each channel times its factor before it is rounded, where there are factors.
+template <class Kind>
+struct Smoother {
+  Writer<Kind> write;
+  const float* factors;
+
+  void operator()(typename Kind::Element* place, int64_t channel, Floats value) const {
+    if constexpr (Kind::type == Type::int8) {
+      if (factors != nullptr) {
+        value = value * load(factors + channel);
+      }
+    }
+    write(place, value);
+  }
+
+  void operator()(typename Kind::Element* place, int64_t channel, float value) const {
+    if constexpr (Kind::type == Type::int8) {
+      if (factors != nullptr) {
+        value = value * factors[channel];
+      }
+    }
+    write(place, value);
+  }
+};
+
+// Writes what `linear` reads.
+template <class Kind>
+inline Smoother<Kind> writer_for(const Linear& linear, float input_scale) {
+  return {writer<Kind>(input_scale), linear.factors};
+}
+
 // out := LayerNorm(in) over `size` numbers, in float32, the sums in two sweeps; writes it as the next product reads it,
 // too. What lies behind the row's end up to a whole panel becomes 0.
 template <class Kind>
 inline void normalize(
     const float* in, int64_t size, const Norm& norm, float eps, float* out, typename Kind::Element* operand,
-    const Writer<Kind>& write) {
+    const Smoother<Kind>& write) {
   const int64_t whole = size / kLanes * kLanes;
   Floats sums{};
   for (int64_t i = 0; i < whole; i += kLanes) {
@@ -83,14 +114,14 @@ inline void normalize(
     const Floats value = (load(in + i) - mean) * scale * load(norm.weight + i) + load(norm.bias + i);
     store(out + i, value);
     if constexpr (Kind::type != Type::float32) {
-      write(operand + i, value);
+      write(operand + i, i, value);
     }
   }
   for (int64_t i = whole; i < round_up(size, kPanel); ++i) {
     const float value = i < size ? (in[i] - mean) * scale * norm.weight[i] + norm.bias[i] : 0.0f;
     out[i] = value;
     if constexpr (Kind::type != Type::float32) {
-      write(operand + i, value);
+      write(operand + i, i, value);
     }
   }
 }

@@ -25,7 +25,8 @@ constexpr int64_t round_up(int64_t count, int64_t step) {
 }
 
 // y = W x + bias. With int8, x is unsigned bytes (u - 128) * input_scale, and W is int8 times `scale` by channel;
-// `sums` are those of W's rows, which take the 128 out again. `scale`, `sums` and `bias` are padded to whole panels.
+// `sums` are those of W's rows, which take the 128 out again. x may have been multiplied by `factors`, one for each of
+// its channels, before it was rounded. `scale`, `sums`, `bias` and `factors` are padded to whole panels.
 struct Linear {
   Type type;
   int64_t out;
@@ -34,6 +35,7 @@ struct Linear {
   const float* scale;
   const int32_t* sums;
   const float* bias;
+  const float* factors;  // int8; null without
 };
 
 struct Norm {

@@ -30,7 +30,7 @@ class Thread {
   void run() {
     embed();
     for (int64_t pass = 0; pass < problem_.passes; ++pass) {
-      const Layer& layer = problem_.layers[problem_.schedule[pass]];
+      const Layer& layer = layer_of(pass);
       const bool firsts = problem_.first_token_only && pass == problem_.passes - 1;
       if (firsts) {
         query_firsts(layer, pass);
@@ -105,6 +105,10 @@ class Thread {
     }
   }
 
+  const Layer& layer_of(int64_t pass) const {
+    return problem_.layers[problem_.schedule[pass]];
+  }
+
   float scale(int64_t pass, int64_t which) const {
     return problem_.input_scales == nullptr ? 1.0f : problem_.input_scales[1 + 4 * pass + which];
   }
@@ -120,13 +124,13 @@ class Thread {
     using From = typename Mapping::Element;
     const int64_t rows = last_row_ - first_row_, size = problem_.embedding_size;
     const float input_scale = problem_.input_scales == nullptr ? 1.0f : problem_.input_scales[0];
-    const auto write = writer<Mapping>(input_scale);
+    const auto write = writer_for<Mapping>(problem_.mapping, input_scale);
     const int64_t in_a_float = 4 / static_cast<int64_t>(sizeof(From));
     const Matrix<From> operand{reinterpret_cast<From*>(plan_.mapping.data), plan_.mapping.stride * in_a_float};
     for (int64_t row = first_row_ + mine(rows, member_); row < first_row_ + mine(rows, member_ + 1); ++row) {
       const float* const from = batch_.embedded + batch_.position[row] * size;
       for (int64_t i = 0; i < round_up(size, kPanel); ++i) {
-        write(operand.row(row) + i, i < size ? from[i] : 0.0f);
+        write(operand.row(row) + i, i, i < size ? from[i] : 0.0f);
       }
     }
     wait_for_group();
@@ -151,10 +155,10 @@ class Thread {
     wait_for_group();
     if constexpr (Kind::type != Type::float32) {
       const int64_t rows = last_row_ - first_row_;
-      const auto write = writer<Kind>(scale(0, 0));
+      const auto write = writer_for<Kind>(layer_of(0).qkv, scale(0, 0));
       for (int64_t row = first_row_ + mine(rows, member_); row < first_row_ + mine(rows, member_ + 1); ++row) {
         for (int64_t i = 0; i < problem_.hidden_size; i += kLanes) {
-          write(plan_.all.operand.row(row) + i, load(plan_.all.x.row(row) + i));
+          write(plan_.all.operand.row(row) + i, i, load(plan_.all.x.row(row) + i));
         }
       }
       wait_for_group();
@@ -232,31 +236,31 @@ class Thread {
         problem_.attention_scale};
     const Rows<Kind>& rows = firsts ? plan_.firsts : plan_.all;
     const int64_t first_row = firsts ? index : text.begin + first_query;
-    const auto write = writer<Kind>(scale(pass, 1));
+    const auto write = writer_for<Kind>(layer_of(pass).dense, scale(pass, 1));
     attend(
         work, plan_.scratch + thread_ * plan_.scratch_bytes,
         [&](int64_t query, int64_t channel, Floats value, bool whole) {
-          Element* const place = rows.context.row(first_row + query) + head * size + channel;
+          const int64_t column = head * size + channel;
+          Element* const place = rows.context.row(first_row + query) + column;
           if (whole) {
-            write(place, value);
+            write(place, column, value);
           } else {
             for (int64_t lane = 0; channel + lane < size; ++lane) {
-              write(place + lane, value[lane]);
+              write(place + lane, column + lane, value[lane]);
             }
           }
         });
     if (head == problem_.num_heads - 1) {
       for (int64_t row = first_row; row < first_row + work.num_queries; ++row) {
         for (int64_t i = problem_.hidden_size; i < round_up(problem_.hidden_size, kPanel); ++i) {
-          write(rows.context.row(row) + i, 0.0f);
+          write(rows.context.row(row) + i, i, 0.0f);
         }
       }
     }
   }
 
   void normalize_mine(
-      const Norm& norm, const Rows<Kind>& rows, int64_t first, int64_t count, float operand_scale) const {
-    const auto write = writer<Kind>(operand_scale);
+      const Norm& norm, const Rows<Kind>& rows, int64_t first, int64_t count, const Smoother<Kind>& write) const {
     for (int64_t row = first + mine(count, member_); row < first + mine(count, member_ + 1); ++row) {
       normalize<Kind>(
           rows.y.row(row), problem_.hidden_size, norm, problem_.eps, rows.x.row(row), rows.operand.row(row), write);
@@ -274,18 +278,19 @@ class Thread {
     };
     apply_mine<Kind>(layer.dense, rows.context.from(first), scale(pass, 1), count, add_residual);
     wait_for_group();
-    normalize_mine(layer.attention_norm, rows, first, count, scale(pass, 2));
+    normalize_mine(layer.attention_norm, rows, first, count, writer_for<Kind>(layer.ffn, scale(pass, 2)));
     wait_for_group();
-    const auto write = writer<Kind>(scale(pass, 3));
+    const auto write = writer_for<Kind>(layer.ffn_output, scale(pass, 3));
     with_activation<Kind::rough>(problem_.activation, [&](auto activate) {
       apply_mine<Kind>(
           layer.ffn, rows.operand.from(first), scale(pass, 2), count,
-          [=](int64_t row, int64_t column, Floats value) { write(middle.row(row) + column, activate(value)); });
+          [=](int64_t row, int64_t column, Floats value) { write(middle.row(row) + column, column, activate(value)); });
     });
     wait_for_group();
     apply_mine<Kind>(layer.ffn_output, middle.from(0), scale(pass, 3), count, add_residual);
     wait_for_group();
-    normalize_mine(layer.output_norm, rows, first, count, pass + 1 < problem_.passes ? scale(pass + 1, 0) : 1.0f);
+    const int64_t next = smaller(pass + 1, problem_.passes - 1);  // behind the last pass nobody reads the operand
+    normalize_mine(layer.output_norm, rows, first, count, writer_for<Kind>(layer_of(next).qkv, scale(next, 0)));
     wait_for_group();
   }
 

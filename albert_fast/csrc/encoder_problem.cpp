@@ -26,6 +26,10 @@ class Tensors {
 
   // Of `in` channels; `in_is_padded` to whole panels where the last one may hold fewer.
   Linear linear(const char* what, int64_t in, int64_t out, bool in_is_padded = false) {
+    const float* factors = nullptr;
+    if (has_factors(taken_)) {
+      factors = vector<float>(what, "factors", round_up(in, kPanel), at::kFloat);
+    }
     const at::Tensor& weight = next(what, "weight");
     const at::ScalarType dtype = weight.scalar_type();
     TORCH_CHECK(
@@ -39,7 +43,9 @@ class Tensors {
             weight.size(2) == kPanel && weight.size(3) == in_a_step && weight.is_contiguous(),
         "encoder: the weight of ", what, " must be packed to [", padded / kPanel, ", ", most, ", ", kPanel, ", ",
         in_a_step, "], found ", weight.sizes());
-    Linear linear{type, out, weight.size(1), weight.const_data_ptr(), nullptr, nullptr, nullptr};
+    Linear linear{type, out, weight.size(1), weight.const_data_ptr(), nullptr, nullptr, nullptr, factors};
+    TORCH_CHECK(
+        factors == nullptr || type == Type::int8, "encoder: ", what, " has factors of its input, but no int8 weight");
     if (type == Type::int8) {
       linear.scale = vector<float>(what, "scale", padded, at::kFloat);
       linear.sums = vector<int32_t>(what, "sums", padded, at::kInt);
@@ -53,13 +59,19 @@ class Tensors {
     return {weight, vector<float>(what, "bias", size, at::kFloat)};
   }
 
-  // The tensor so many linear maps and norms ahead, whose shape says a size.
-  const at::Tensor& ahead(int64_t linears, int64_t others = 0) const {
+  // The tensor so many linear maps ahead, whose shape says a size.
+  const at::Tensor& ahead(int64_t linears) const {
     int64_t index = taken_;
     for (int64_t linear = 0; linear < linears; ++linear) {
+      index += has_factors(index) ? 1 : 0;
       index += at(index).scalar_type() == at::kChar ? 4 : 2;
     }
-    return at(index + others);
+    return at(index);
+  }
+
+  // Of the linear map that comes next.
+  const at::Tensor& weight_ahead() const {
+    return at(has_factors(taken_) ? taken_ + 1 : taken_);
   }
 
   bool done() const {
@@ -73,6 +85,11 @@ class Tensors {
   const at::Tensor& at(int64_t index) const {
     TORCH_CHECK(index < static_cast<int64_t>(tensors_.size()), "encoder: ", tensors_.size(), " tensors are too few");
     return tensors_[index];
+  }
+
+  // Whether a linear map that begins here does so with factors: weights have four dimensions.
+  bool has_factors(int64_t index) const {
+    return at(index).dim() == 1;
   }
 
   const at::Tensor& next(const char* what, const char* part) {
@@ -98,7 +115,7 @@ Layer next_layer(Tensors& tensors, int64_t hidden_size) {
   layer.qkv = tensors.linear("query, key and value", hidden_size, 3 * hidden_size);
   layer.dense = tensors.linear("attention's dense", hidden_size, hidden_size);
   layer.attention_norm = tensors.norm("attention's LayerNorm", hidden_size);
-  const at::Tensor& ffn = tensors.ahead(0);
+  const at::Tensor& ffn = tensors.weight_ahead();
   const int64_t middle = (ffn.dim() > 0 ? ffn.size(0) : 0) * kPanel;
   layer.ffn = tensors.linear("ffn", hidden_size, middle);
   layer.ffn_output = tensors.linear("ffn_output", middle, hidden_size, /*in_is_padded=*/true);

@@ -25,7 +25,8 @@ TORCH_LIBRARY(albert_fast, m) {
   // The whole encoder over the tokens that are text: the map from embedding size, every pass, no padding computed.
   //   embedded        [batch, length, embedding_size], float32: embeddings behind their LayerNorm
   //   attention_mask  [batch, length], int64: anything but 0 is text; the first position is computed in any case
-  //   tensors         weights in panels, see encoder_op.py: the mapping's, then those of each layer
+  //   tensors         weights in panels, see encoder_op.py: the mapping's, then those of each layer; before an int8
+  //                   weight there may be what the channels of its input are multiplied by before they are rounded
   //   schedule        for each pass the index of its layer
   //   input_scales    with int8 weights: of the mapping's input, then of four inputs in each pass
   //   returns         [batch, length, hidden_size], float32, zeros at padding; or [batch, 1, hidden_size]

@@ -55,8 +55,8 @@ def recognise(graph: Graph) -> EncoderGraph:
 
     Raises:
         EngineError: the graph is not one that the op computes: eager attention, quantized attention, passes or tensors
-            kept out of quantization, smoothed tensors, an activation that the kernel lacks, hidden states that are read
-            from outside. The sentence names the node, what it is and what was expected.
+            kept out of quantization, an activation that the kernel lacks, hidden states that are read from outside. The
+            sentence names the node, what it is and what was expected.
     """
     products = [node for node in graph.nodes if node.target is aten.scaled_dot_product_attention.default]
     if not products:
@@ -158,6 +158,7 @@ class _Walk(Parts):
             found.append(nodes)
             scales.append(scale)
             self.expect(scale == scales[0], linear, f"reading with scale {scale}", f"the query's, {scales[0]}")
+            self.expect(nodes.factors is found[0].factors, linear, "smoothed by other factors", "those of the query")
         return found, scales[0]
 
     def other_summand(self, summed: Node, residual: Node) -> Node:

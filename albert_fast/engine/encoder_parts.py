@@ -28,11 +28,12 @@ _KNOWN_ACTIVATIONS = "GELU (gelu, gelu_new), relu, silu or none"
 
 @dataclass(frozen=True)
 class LinearNodes:
-    """The placeholders of a linear map; ``scale`` belongs to an int8 weight."""
+    """The placeholders of a linear map; ``scale`` and ``factors``, of its input's channels, are of an int8 weight."""
 
     weight: Node
     bias: Node
     scale: Node | None = None
+    factors: Node | None = None
 
 
 @dataclass(frozen=True)
@@ -100,27 +101,31 @@ class Parts:
         bias = linear.args[2] if len(linear.args) > 2 else None
         if not isinstance(bias, Node) or bias.op != "placeholder":
             refuse(linear, "without a bias of the program", "one")
-        source, input_scale = self.read_pair(self.uncast(argument(linear, 0)))
+        source, input_scale, factors = self.read_pair(self.uncast(argument(linear, 0)))
         if scale_node is not None and input_scale == 0.0:
             refuse(linear, "reading what is kept in floating point", "int8 in every pass: leave keep empty")
         self.expect(
             scale_node is not None or input_scale == 0.0, linear, "reading int8 with a weight that is not", "both int8"
         )
-        return source, input_scale, LinearNodes(weight, bias, scale_node)
+        return source, input_scale, LinearNodes(weight, bias, scale_node, factors)
 
-    def read_pair(self, node: Node) -> tuple[Node, float]:
-        """What a Q/DQ pair rounds, and its scale; the node itself and 0.0 where it is none."""
+    def read_pair(self, node: Node) -> tuple[Node, float, Node | None]:
+        """What a Q/DQ pair rounds, its scale, and the factors of smoothing; the node itself, 0.0 and None without."""
         if node.target is not qd.dequantize_per_tensor.default:
-            return node, 0.0
+            return node, 0.0, None
         self.inside.add(node)
         quantize = self.is_a(argument(node, 0), "the other half of a Q/DQ pair", qd.quantize_per_tensor.default)
         self.expect(quantize.args[2:5] == (0, -QMAX, QMAX), quantize, f"{quantize.args[2:5]}", "symmetric, +-127")
         scale = quantize.args[1]
         assert isinstance(scale, float)
         source = self.uncast(argument(quantize, 0))
-        if source.target is aten.mul.Tensor and argument(source, 1).op == "placeholder":
-            refuse(source, "multiplied by the factors of smoothing", "what the encoder computes: calibrate without it")
-        return source, scale
+        if source.target is not aten.mul.Tensor:
+            return source, scale, None
+        self.inside.add(source)
+        factors = source.args[1]
+        if not isinstance(factors, Node) or factors.op != "placeholder":
+            refuse(source, f"a product with {factors}", "one with the factors of smoothing")
+        return self.uncast(argument(source, 0)), scale, factors
 
     def norm(self, node: Node) -> tuple[Node, NormNodes]:
         """What a LayerNorm reads, and its placeholders."""

@@ -69,6 +69,8 @@ def _linear(rewriting: Rewriting, name: str, *parts: LinearNodes) -> Iterator[tu
     weight = torch.cat([rewriting.tensor(part.weight) for part in parts])
     bias = torch.cat([rewriting.tensor(part.bias).float() for part in parts])
     scales = [rewriting.tensor(part.scale) for part in parts if part.scale is not None]
-    tensors = linear_tensors(weight, bias, torch.cat(scales) if scales else None)
+    factors = None if parts[0].factors is None else rewriting.tensor(parts[0].factors)
+    tensors = linear_tensors(weight, bias, torch.cat(scales) if scales else None, factors)
     names = ("weight", "scale", "sums", "bias") if scales else ("weight", "bias")
+    names = names if factors is None else ("factors", *names)
     yield from ((f"{name}_{end}", tensor) for end, tensor in zip(names, tensors, strict=True))

@@ -36,9 +36,7 @@ def format_of(recipe: Recipe, config: AlbertConfig) -> str:
 
 
 def _takes(words: quantizing.Quantize | None) -> bool:
-    """Whether all tensors of all passes are rounded, and none is multiplied by SmoothQuant's factors before."""
+    """Whether all tensors of all passes are rounded."""
     if words is None:
         return True
-    scales = quantizing.read_scales(words)
-    whole = "encoder" in words.parts and "attention" not in words.parts and not words.keep and words.max_drop is None
-    return whole and not (scales is not None and scales.smoothing)
+    return "encoder" in words.parts and "attention" not in words.parts and not words.keep and words.max_drop is None

@@ -16,9 +16,10 @@ inline double rounded(double value, Type type) {
 inline Row apply(const SampleLinear& linear, const Row& x, float input_scale) {
   Row operand(linear.in), result(linear.out);
   for (int64_t i = 0; i < linear.in; ++i) {
+    const double value = linear.factors.empty() ? x[i] : x[i] * linear.factors[i];
     operand[i] = linear.type == Type::int8
-        ? std::fmin(std::fmax(std::nearbyint(x[i] * static_cast<double>(1.0f / input_scale)), -127.0), 127.0)
-        : rounded(x[i], linear.type);
+        ? std::fmin(std::fmax(std::nearbyint(value * static_cast<double>(1.0f / input_scale)), -127.0), 127.0)
+        : rounded(value, linear.type);
   }
   for (int64_t channel = 0; channel < linear.out; ++channel) {
     double sum = 0;

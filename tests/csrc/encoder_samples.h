@@ -53,8 +53,9 @@ struct SampleLinear {
   std::vector<float> scale;
   std::vector<int32_t> sums;
   std::vector<float> bias;
+  std::vector<float> factors;  // empty, or of the input's channels
 
-  SampleLinear(Random& random, Type type, int64_t in, int64_t out)
+  SampleLinear(Random& random, Type type, int64_t in, int64_t out, bool smoothed)
       : in(in),
         out(out),
         type(type),
@@ -64,6 +65,12 @@ struct SampleLinear {
     if (type == Type::int8) {
       scale.resize(bias.size());
       sums.resize(bias.size());
+    }
+    if (smoothed) {
+      factors.resize(round_up(in, kPanel));
+      for (int64_t i = 0; i < in; ++i) {
+        factors[i] = std::exp(normal(random, -0.3, 0.3));
+      }
     }
     for (int64_t channel = 0; channel < out; ++channel) {
       bias[channel] = normal(random, 0.0, 0.1);
@@ -83,7 +90,7 @@ struct SampleLinear {
   Linear view() const {
     const bool quantized = type == Type::int8;
     return {type, out, round_up(in, in_a_step()) / in_a_step(), packed.data(), quantized ? scale.data() : nullptr,
-            quantized ? sums.data() : nullptr, bias.data()};
+            quantized ? sums.data() : nullptr, bias.data(), factors.empty() ? nullptr : factors.data()};
   }
 
  private:
@@ -128,12 +135,12 @@ struct SampleLayer {
   SampleLinear ffn_output;
   SampleNorm output_norm;
 
-  SampleLayer(Random& random, Type type, int64_t hidden_size, int64_t middle)
-      : qkv(random, type, hidden_size, 3 * hidden_size),
-        dense(random, type, hidden_size, hidden_size),
+  SampleLayer(Random& random, Type type, int64_t hidden_size, int64_t middle, bool smoothed)
+      : qkv(random, type, hidden_size, 3 * hidden_size, smoothed),
+        dense(random, type, hidden_size, hidden_size, smoothed),
         attention_norm(random, hidden_size),
-        ffn(random, type, hidden_size, middle),
-        ffn_output(random, type, middle, hidden_size),
+        ffn(random, type, hidden_size, middle, smoothed),
+        ffn_output(random, type, middle, hidden_size, smoothed),
         output_norm(random, hidden_size) {}
 
   Layer view() const {
@@ -149,6 +156,7 @@ struct Kind {
   Type attention;
   double largest;
   double mean;
+  bool smoothed;  // whether what products read has factors
 };
 
 struct Sizes {
@@ -169,10 +177,11 @@ struct SampleEncoder {
   SampleEncoder(
       Random& random, const Kind& kind, const Sizes& sizes, const std::vector<int64_t>& schedule,
       Activation activation, bool first_token_only)
-      : mapping(random, kind.mapping, sizes.embedding, sizes.hidden), schedule(schedule) {
+      : mapping(random, kind.mapping, sizes.embedding, sizes.hidden, kind.smoothed && kind.mapping == Type::int8),
+        schedule(schedule) {
     for (const int64_t layer : schedule) {
       while (static_cast<int64_t>(layers.size()) <= layer) {
-        layers.emplace_back(random, kind.weights, sizes.hidden, sizes.middle);
+        layers.emplace_back(random, kind.weights, sizes.hidden, sizes.middle, kind.smoothed);
       }
     }
     for (const SampleLayer& layer : layers) {
