@@ -22,7 +22,7 @@ from asked_samples import (
 )
 from engine_samples import BUDGET, IN_PROCESS, PROFILE, RUNNABLE, WRITABLE, batch_of, differ, engine_of, small_model
 
-from albert_fast.batch import Batch
+from albert_fast.batch import Batch, ShapeProfile
 from albert_fast.engine import FORMATS, Engine, in_process, inspect, read_manifest
 from albert_fast.engine.comparing import at_text
 from albert_fast.errors import EngineError
@@ -82,12 +82,14 @@ def test_pieces_of_a_batch_are_asked_their_own_positions(format: str) -> None:
     assert asked_engine(format)(nothing)[SCORES].shape == (0, 97)
 
 
-def test_rows_that_fill_a_piece_up_are_asked_nothing() -> None:
-    profile = PROFILE.__class__(4, 4, 4, 8, 16, 48)
-    engine = in_process(small_model(), profile=profile, asked=True)
-    batch = texts(7, 4, 5, 3, 2, width=7)
+def test_rows_that_fill_a_piece_up_are_asked_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    profile, asked = ShapeProfile.parse("4x8:4x16:4x48"), []
+    engine, batch = in_process(small_model(), profile=profile, asked=True), texts(7, 4, 5, 3, 2, width=7)
+    run = engine._run
+    monkeypatch.setattr(engine, "_run", lambda *inputs: asked.append(len(inputs[3])) or run(*inputs))
     assert difference(engine, batch) <= BUDGET.max_abs
     assert difference(engine, asking(batch, (4, 1), (0, 6))) <= BUDGET.max_abs
+    assert (sum(asked[:2]), sum(asked[2:])) == (7 + 4 + 5 + 3 + 2, 2)
 
 
 @pytest.mark.parametrize("head", ASKABLE)
