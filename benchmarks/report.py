@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import asked_table
 import engine_tables
 import first_result_table
 from engine_tables import engines, left_out, made, shares, steadiness
@@ -74,6 +75,11 @@ def performance() -> list[str]:
 def first_result() -> list[str]:
     """From ``import torch`` to the first answer, and the memory that it takes."""
     return first_result_table.first_result(read("first_result.json"))
+
+
+def asked() -> list[str]:
+    """A masked LM's scores for every token and at asked positions alone."""
+    return asked_table.asked(read("asked.json"))
 
 
 def callers() -> list[str]:
@@ -186,6 +192,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "engines": readme,
     "performance": performance,
     "first_result": first_result,
+    "asked": asked,
     "callers": callers,
     "tokenizer": tokenizer,
     "runner": runner,
