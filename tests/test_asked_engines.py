@@ -23,7 +23,7 @@ from asked_samples import (
 from engine_samples import BUDGET, IN_PROCESS, PROFILE, RUNNABLE, WRITABLE, batch_of, differ, engine_of, small_model
 
 from albert_fast.batch import Batch, ShapeProfile
-from albert_fast.engine import FORMATS, Engine, in_process, inspect, read_manifest
+from albert_fast.engine import FORMATS, Engine, in_process, inspect, load, read_manifest
 from albert_fast.engine.comparing import at_text
 from albert_fast.errors import EngineError
 
@@ -167,3 +167,16 @@ def test_a_file_answers_in_a_process_that_knows_nothing_else(format: str, tmp_pa
 
 def test_a_program_takes_positions_last() -> None:
     assert asked_program().graph_signature.user_inputs[3:] == ("positions",)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("format", ["exported_program", "aotinductor", "eager", "inductor"])
+def test_an_asked_engine_on_cuda_answers_like_eager_on_cpu(format: str, tmp_path: Path) -> None:
+    if FORMATS[format].kind == "file":
+        path = build_asked(tmp_path / "cuda.pt2", format=format, device="cuda", options=None)
+        engine = load(path, device="cuda")
+    else:
+        engine = in_process(small_model(), format=format, profile=PROFILE, device="cuda", asked=True)
+    for batch in (asking(batch_of(2, 9)), asking(batch_of(3, 9), (1, 4)), texts(48, 3, 17, 5, 30, 2, width=48)):
+        found = {name: value.cpu() for name, value in engine(batch).items()}
+        assert differ(found, asked_answers("pretraining", batch)) <= 2e-3
