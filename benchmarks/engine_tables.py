@@ -1,4 +1,4 @@
-"""The tables of benchmarks/results/engines.json as lines of Markdown: an engine a row, a shape a column."""
+"""The tables of benchmarks/results/engines.json, and of others like it, as lines of Markdown: a shape a column."""
 
 from __future__ import annotations
 
@@ -78,6 +78,21 @@ def callers(document: dict[str, Any]) -> list[str]:
             for row in mine
         }
         lines.append(f"| {engine}, {shape} | " + " | ".join(cells.get(one, ABSENT) for one in situations) + " |")
+    return lines
+
+
+def attention(document: dict[str, Any]) -> list[str]:
+    """Of attention.json: p50 of the op in milliseconds and how many times as fast it is as PyTorch, by dtype."""
+    rows = [row for row in document["rows"] if row["implementation"] == "packed_attention"]
+    shapes = list(dict.fromkeys(row["shape"] for row in rows))
+    lines = ["| p50 ms (x faster) | " + " | ".join(shapes) + " |", "|---|" + "---:|" * len(shapes)]
+    for dtype in dict.fromkeys(row["dtype"] for row in rows):
+        mine = {row["shape"]: row for row in rows if row["dtype"] == dtype}
+        cells = [
+            f"{mine[shape]['p50_ms']:.3f}" + (f" ({mine[shape]['speedup']:.1f})" if mine[shape]["speedup"] else "")
+            for shape in shapes
+        ]
+        lines.append(f"| {dtype} | " + " | ".join(cells) + " |")
     return lines
 
 

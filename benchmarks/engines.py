@@ -32,6 +32,8 @@ PEERS_VERSIONS = ("transformers", "onnxruntime", "openvino", "nncf", "tensorflow
 """Packages by their names in Python; ``tensorflow`` may come from several distributions."""
 VARIANTS: dict[str, tuple[str, dict[str, str]]] = {"saved_model, XLA": ("saved_model", {"xla": "yes"})}
 """Files in float32 with other options than a row's own, by name."""
+COMPILE_FOR_A_SHAPE = (*VARIANTS, "inductor", "transformers, torch.compile", "TF class, XLA")
+"""What may compile when it meets a shape for the first time."""
 EMULATED = {("exported_program", "int8")}
 """What shows the numbers of a precision, in float32 arithmetic; its time says nothing."""
 CALIBRATION_TEXT = Path(__file__).parents[1] / "export" / "calibration" / "wordnet.txt"

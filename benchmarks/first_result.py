@@ -45,7 +45,7 @@ def memory():
     rows = dict(line.split(":", 1) for line in open("/proc/self/status"))
     return {{key: int(rows[key].split()[0]) * 1024 for key in ("VmRSS", "VmHWM")}}
 bare = memory()
-ids, path = torch.tensor([json.loads(sys.argv[2])]), sys.argv[1]
+ids, path = torch.tensor(json.load(open(sys.argv[2]))), sys.argv[1]
 start = time.perf_counter()
 {load}
 loaded = time.perf_counter()
@@ -104,10 +104,14 @@ def write_engines(model: Any, folder: Path, only: Collection[str] | None) -> dic
     return files
 
 
-def start(name: str, path: Path, ids: list[int]) -> dict[str, Any]:
-    """What one process of its own tells of itself."""
+def start(name: str, path: Path, ids: Path) -> dict[str, Any]:
+    """What one process of its own tells of itself.
+
+    Args:
+        ids: a JSON file, ``[batch, length]``.
+    """
     program = PROGRAM.format(load=(THEIRS if name == BASELINE else OURS).strip())
-    command = [sys.executable, "-c", program, str(path), json.dumps(ids)]
+    command = [sys.executable, "-c", program, str(path), str(ids)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{name} failed: {done.stderr}")
@@ -115,20 +119,26 @@ def start(name: str, path: Path, ids: list[int]) -> dict[str, Any]:
     return told
 
 
-def measure(files: Mapping[str, Path], ids: list[int], expected: list[float], rounds: int) -> list[dict[str, Any]]:
-    """A row for every file: the median of each figure, and the span of the time to the first result.
+def started(name: str, path: Path, ids: Path, expected: list[float]) -> dict[str, Any]:
+    """``start`` without the answer, which has been compared with the expected logits of the first text.
 
     Raises:
-        SystemExit: an answer is further from float32 eager than its precision is allowed.
+        SystemExit: it is further from float32 eager than its precision is allowed.
     """
+    one = start(name, path, ids)
+    difference = max(abs(found - right) for found, right in zip(one.pop("logits"), expected, strict=True))
+    allowed = PRECISIONS[precision_of(name, "cpu")].budget.max_abs
+    if not difference <= allowed:
+        raise SystemExit(f"{name} is {difference} from float32 eager, at most {allowed} is allowed")
+    return one
+
+
+def measure(files: Mapping[str, Path], ids: Path, expected: list[float], rounds: int) -> list[dict[str, Any]]:
+    """A row for every file: the median of each figure, and the span of the time to the first result."""
     told: dict[str, list[dict[str, Any]]] = {name: [] for name in files}
     for number in range(WARM_UP_ROUNDS + rounds):
         for name, path in files.items():
-            one = start(name, path, ids)
-            difference = max(abs(found - right) for found, right in zip(one.pop("logits"), expected, strict=True))
-            allowed = PRECISIONS[precision_of(name, "cpu")].budget.max_abs
-            if not difference <= allowed:
-                raise SystemExit(f"{name} is {difference} from float32 eager, at most {allowed} is allowed")
+            one = started(name, path, ids, expected)
             if number >= WARM_UP_ROUNDS:
                 told[name].append(one)
         print(f"round {number} of {rounds}", flush=True)
@@ -169,8 +179,9 @@ def main() -> None:
     with torch.inference_mode():
         expected = model(*batch.tensors()).logits[0].tolist()
     with tempfile.TemporaryDirectory(prefix="first-result-") as folder:
-        files = write_engines(model, Path(folder), arguments.engine)
-        rows = measure(files, batch.input_ids[0].tolist(), expected, arguments.rounds)
+        files, ids = write_engines(model, Path(folder), arguments.engine), Path(folder) / "ids.json"
+        ids.write_text(json.dumps(batch.input_ids.tolist()))
+        rows = measure(files, ids, expected, arguments.rounds)
     document = {
         "what": f"ALBERT-base classifier, random weights, 1x{LENGTH} random ids: a fresh process from the end of "
         "'import torch' to its first answer, and its resident memory then, beyond that after 'import torch'; medians",

@@ -1,4 +1,4 @@
-"""The table of benchmarks/results/first_result.json, for ``report.py``."""
+"""The tables of benchmarks/results/first_result.json and memory.json, for ``report.py``."""
 
 from __future__ import annotations
 
@@ -18,4 +18,20 @@ def first_result(document: dict[str, Any]) -> list[str]:
         lines.append(
             f"| {row['engine']} | {times} | {row['resident_mb']:.0f} | {row['stored_weight_bytes'] / 1e6:.0f} |"
         )
+    return lines
+
+
+def memory(document: dict[str, Any]) -> list[str]:
+    """The most memory beyond bare torch in 10^6 bytes, an engine a row, a shape a column."""
+    rows = document["rows"]
+    shapes = list(dict.fromkeys(row["shape"] for row in rows))
+    lines = ["| peak MB beyond bare torch | " + " | ".join(shapes) + " |", "|---|" + "---:|" * len(shapes)]
+    for engine in dict.fromkeys(row["engine"] for row in rows):
+        cells = [
+            f"{row['peak_mb']:.0f}"
+            for shape in shapes
+            for row in rows
+            if (row["engine"], row["shape"]) == (engine, shape)
+        ]
+        lines.append(f"| {engine} | " + " | ".join(cells) + " |")
     return lines

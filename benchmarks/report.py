@@ -77,6 +77,16 @@ def first_result() -> list[str]:
     return first_result_table.first_result(read("first_result.json"))
 
 
+def memory() -> list[str]:
+    """The most memory that a process holds from loading to its first answer, by shape."""
+    return first_result_table.memory(read("memory.json"))
+
+
+def attention() -> list[str]:
+    """The op for attention beside PyTorch's."""
+    return engine_tables.attention(read("attention.json"))
+
+
 def asked() -> list[str]:
     """A masked LM's scores for every token and at asked positions alone."""
     return asked_table.asked(read("asked.json"))
@@ -192,6 +202,8 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "engines": readme,
     "performance": performance,
     "first_result": first_result,
+    "memory": memory,
+    "attention": attention,
     "asked": asked,
     "callers": callers,
     "tokenizer": tokenizer,
