@@ -18,6 +18,7 @@ from typing import Any
 import asked_table
 import engine_tables
 import first_result_table
+import second_engine_table
 from engine_tables import engines, left_out, made, shares, steadiness
 from engines_page import engines_page
 
@@ -85,6 +86,11 @@ def memory() -> list[str]:
 def attention() -> list[str]:
     """The op for attention beside PyTorch's."""
     return engine_tables.attention(read("attention.json"))
+
+
+def second_engine() -> list[str]:
+    """What an engine over weights that are there already adds to a process."""
+    return second_engine_table.second_engine(read("second_engine.json"))
 
 
 def asked() -> list[str]:
@@ -204,6 +210,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "first_result": first_result,
     "memory": memory,
     "attention": attention,
+    "second_engine": second_engine,
     "asked": asked,
     "callers": callers,
     "tokenizer": tokenizer,

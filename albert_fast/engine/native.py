@@ -17,14 +17,11 @@ from torch.export import ExportedProgram
 
 from albert_fast import ops
 from albert_fast.batch import ShapeProfile
-from albert_fast.engine import aotinductor, cpu_int8, machine
+from albert_fast.engine import aotinductor, cpu_int8, machine, threads
 from albert_fast.engine.exported_program import moved
 from albert_fast.engine.formats import Run, Written
 from albert_fast.engine.manifest import Requirements
 from albert_fast.errors import EngineError
-
-MOST_CALLERS = 8
-"""At most so many calls compute at the same time, and no more than there are processors. Each costs some memory."""
 
 
 def write(
@@ -74,7 +71,8 @@ def write(
 def read(path: Path, *, device: str, profiles: tuple[ShapeProfile, ...], notes: Mapping[str, Any]) -> Run:
     """Load the op library and the package. The caller has compared its hash.
 
-    Callers at the same time share out the threads: see ``MOST_CALLERS``, and ``Threads`` in ``csrc/encoder_cpu.cpp``.
+    Callers at the same time, no more than there are processors, share out the threads: see ``Threads`` in
+    ``csrc/encoder_cpu.cpp``.
 
     Raises:
         MissingDependencyError: the op library is not built.
@@ -83,7 +81,7 @@ def read(path: Path, *, device: str, profiles: tuple[ShapeProfile, ...], notes: 
     ops.require_ops()
     if "int8" in notes:
         cpu_int8.require()
-    return aotinductor.load_package(path, device=device, callers=min(MOST_CALLERS, os.cpu_count() or 1))
+    return aotinductor.load_package(path, device=device, callers=min(threads.MOST_CALLERS, os.cpu_count() or 1))
 
 
 def stored_weight_bytes(path: Path, notes: Mapping[str, Any]) -> int:
