@@ -96,6 +96,28 @@ def attention(document: dict[str, Any]) -> list[str]:
     return lines
 
 
+OPENVINO = {"native": "OpenVINO", "native bf16": "OpenVINO bf16", "native int8": "OpenVINO, NNCF int8"}
+"""Of the same precision."""
+
+
+def full(document: dict[str, Any], model: str) -> list[str]:
+    """A shape a row: of native in each precision p50, how many times as fast it is as others, and its share."""
+    rows = {(row["engine"], shape_of(row)): row for row in _rows(document, model)}
+    lines = [
+        "| | " + " | ".join(f"{engine} ms (x OpenVINO, x eager, share)" for engine in OPENVINO) + " |",
+        "|---|" + "---:|" * len(OPENVINO),
+    ]
+    for shape in dict.fromkeys(shape for _, shape in rows):
+        cells = []
+        for engine, peer in OPENVINO.items():
+            mine = rows[engine, shape]
+            ratio = mine["speedup"] / rows[peer, shape]["speedup"]
+            text = f"{mine['p50_ms']:.1f} ({ratio:.2f}, {mine['speedup']:.1f}, {mine['share_of_ceiling']:.2f})"
+            cells.append(text)
+        lines.append(f"| {shape} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def _rows(document: dict[str, Any], model: str) -> list[Row]:
     return [row for row in document["rows"] if row["model"] == model]
 

@@ -73,6 +73,11 @@ def performance() -> list[str]:
     return lines[:-1]
 
 
+def full() -> list[str]:
+    """ALBERT-base at every length and batch of the full grid."""
+    return engine_tables.full(read("engines-full.json"), "albert-base-v2")
+
+
 def first_result() -> list[str]:
     """From ``import torch`` to the first answer, and the memory that it takes."""
     return first_result_table.first_result(read("first_result.json"))
@@ -207,6 +212,7 @@ def int8() -> list[str]:
 TABLES: dict[str, Callable[[], list[str]]] = {
     "engines": readme,
     "performance": performance,
+    "full": full,
     "first_result": first_result,
     "memory": memory,
     "attention": attention,
