@@ -94,8 +94,13 @@ def test_a_model_refuses_positions_that_are_no_places_of_its_batch(positions: Te
         model_of("masked-lm")(IDS, positions=positions)
 
 
-@pytest.mark.parametrize("head", ASKABLE)
-@pytest.mark.parametrize("profile", ["1x1:4x16:8x64", "1x1", "2x8", "1x1:1x8:1x64"])
+@pytest.mark.parametrize(
+    ("head", "profile"),
+    [
+        ("pretraining", "1x1:4x16:8x64"),
+        *(("masked-lm", one) for one in ("1x1:4x16:8x64", "1x1", "2x8", "1x1:1x8:1x64")),
+    ],
+)
 def test_a_program_answers_at_asked_positions_as_the_whole_one_does(head: str, profile: str) -> None:
     shapes, model = ShapeProfile.parse(profile), model_of(head)
     program = capture(model, shapes, asked=True)
@@ -110,8 +115,7 @@ def test_capture_refuses_heads_without_vocabulary_scores(head: str) -> None:
         capture(model_of(head), PROFILE, asked=True)
 
 
-@pytest.mark.parametrize("precision", HALVES)
-@pytest.mark.parametrize("head", ASKABLE)
+@pytest.mark.parametrize(("head", "precision"), list(zip(ASKABLE, HALVES, strict=True)))
 def test_16_bits_round_alike_at_asked_positions_and_everywhere(precision: str, head: str) -> None:
     program = prepare(capture(model_of(head), PROFILE, asked=True), precision)
     batches = [asking(batch) for batch in batches_of(head)]

@@ -124,8 +124,13 @@ print(count() - before, torch.get_num_threads(), engine)
 
 @two_processors
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc, which only Linux has")
-@pytest.mark.parametrize(("num_threads", "torchs_own"), [(1, 2), (2, 1)])
-@pytest.mark.parametrize("format", [row for row in ON_CPU if not FORMATS[row.values[0]].one_pool])
+@pytest.mark.parametrize(
+    ("format", "num_threads", "torchs_own"),
+    [
+        ("exported_program", 2, 1),
+        *(pytest.param(*row.values, 1, 2, marks=row.marks) for row in ON_CPU if not FORMATS[row.values[0]].one_pool),
+    ],
+)
 def test_a_process_has_as_many_threads_as_its_engine_was_given(format: str, num_threads: int, torchs_own: int) -> None:
     path, imports = str(engine_file(format)), [name for name in FORMATS[format].imports if name.endswith("runtime")]
     script = SCRIPT.format(path=path, imports=imports, num_threads=num_threads, torchs_own=torchs_own)
