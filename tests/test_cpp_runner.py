@@ -257,7 +257,7 @@ def test_a_file_that_is_no_engine_is_named(runner: Runner, tmp_path: Path) -> No
         (lambda m: m["requires"].update(torch="1.2.3"), "it was built with torch 1.2.3, this program with "),
         (lambda m: m["requires"].update(cpu_flags=["warp_drive"]), "this CPU lacks warp_drive"),
         (lambda m: m.update(head="multiple-choice"), "takes choices, this program texts and pairs"),
-        (lambda m: m["inputs"].append(m["inputs"][0] | {"name": "positions"}), "answers at asked positions alone, thi"),
+        (lambda m: m["inputs"].append(m["inputs"][0] | {"name": "positions"}), "answers at asked positions alone"),
         (lambda m: m.update(format="exported_program"), "has the format exported_program, which does not"),
         (lambda m: m.update(profile="1x1:1x8:1x16,1x1:2x8:4x48"), "the engine's profile is 1x1:1x8:1x16,1x1:2x8:4x48"),
         (lambda m: m.pop("profile"), "edited.pt2.manifest.json has no profile where albert-fast writes it"),

@@ -242,8 +242,8 @@ bool check_attention(const char* kind, double largest, double mean) {
 
 bool check() {
   bool good = check_attention<Float>("float32", 2e-6, 1e-7);
-  good = check_attention<Half>("bfloat16", 2e-2, 6e-4) && good;
-  good = check_attention<Byte>("int8", 1.0, 2e-2) && good;
+  good = check_attention<Half>("bfloat16", 1e-2, 4e-4) && good;
+  good = check_attention<Byte>("int8", 1.0, 5e-3) && good;
   for (const Kind& kind : kKinds) {
     good = check_encoder(kind) && good;
   }
