@@ -18,7 +18,7 @@ from albert_fast.errors import MissingDependencyError
 needs_library = pytest.mark.skipif(not ops.is_available(), reason=f"needs the compiled op library: {ops.BUILD_COMMAND}")
 # float32 differs by the order of additions. A number that rounding finds between two steps may go either way: of
 # bfloat16 probabilities, and of contexts; bytes are a step apart then. The mean is what a wrong kernel would spoil.
-TOLERANCES = {torch.float32: (1e-5, 2e-6, 1e-6), torch.bfloat16: (2**-7, 1e-2, 4e-4), torch.int8: (0, 1, 0.01)}
+TOLERANCES = {torch.float32: (1e-5, 2e-6, 1e-6), torch.bfloat16: (2**-7, 1e-2, 4e-4), torch.int8: (0, 1, 0.02)}
 INT8_SCALES = (0.03, 0.025, 0.04, 0.02)
 MIXED_LENGTHS = [5, 130, 0, 1, 64, 0, 0, 33, 32, 65, 0]
 
